@@ -1,0 +1,40 @@
+# Two targets are all a newcomer needs:  make demo   make test
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# The plain torch wheel for x86 is built for CUDA; without an NVIDIA GPU the constraints pin a CPU build.
+ifeq ($(shell uname -m)-$(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu),x86_64-)
+CONSTRAINTS := -c constraints-cpu.txt
+endif
+
+.PHONY: venv demo test check format clean
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "reclass-plex needs Python 3.10 or later; set PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
+	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+demo: venv
+	$(BIN)/python demo/run.py
+
+test: venv
+	$(BIN)/python -m pytest
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(MAKE) --no-print-directory test
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

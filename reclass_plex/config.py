@@ -1,0 +1,130 @@
+"""The configuration: YAML in, validated and frozen options out.
+
+Every key has a default, so that no file is needed. An error names the file, the key and the value.
+`config.example.yaml` shows every key with its default; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reclass_plex.errors import ConfigError, printable
+
+CONFIG_VARIABLE = "RECLASS_PLEX_CONFIG"  # environment: the configuration file
+
+
+class Options(BaseModel):
+    """Base of every group of options: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PolicyOptions(Options):
+    """Which genres are written where. See `reclass_plex.policy`."""
+
+    mode: Literal["fill", "append", "replace"] = "fill"
+    min_confidence: float = Field(default=0.5, ge=0, le=1)
+    max_genres: int = Field(default=1, ge=1, le=10)
+    album_consensus: bool = True
+    add_parents: bool = False
+    overwrite_user_genres: bool = False
+    names: dict[str, str] = {}
+    allow: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+
+class TagOptions(Options):
+    """How genres are written into files. See `reclass_plex.tags`.
+
+    `join` maps a tag format to the text between several genres, where they shall stand in one
+    value instead of several: id3v2.4, vorbis, mp4, asf, apev2. ID3v2.3 knows no several values,
+    so it is always joined, with `id3v23_separator`.
+    """
+
+    join: dict[Literal["id3v2.4", "vorbis", "mp4", "asf", "apev2"], str] = {}
+    id3v23_separator: str = Field(default="; ", min_length=1)
+    keep_mtime: bool = False
+    hardlinks: Literal["skip", "break"] = "skip"
+
+
+class EnsembleOptions(Options):
+    """Which stages vote and when they stop. See `reclass_plex.ensemble`."""
+
+    taxonomy: Literal["default", "gtzan"] = "default"
+    early_exit_accuracy: float = Field(default=0.90, ge=0.5, lt=1)
+
+
+class StoreOptions(Options):
+    """Where the daemon and the commands keep what they know."""
+
+    path: Path | None = None  # None: $XDG_STATE_HOME/reclass-plex/store.sqlite
+
+    def resolve(self) -> Path:
+        """Return the database's path, by the XDG base directory specification if none is set."""
+        if self.path is not None:
+            return self.path.expanduser()
+        state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        return Path(state).expanduser() / "reclass-plex" / "store.sqlite"
+
+
+class Config(Options):
+    """All options."""
+
+    policy: PolicyOptions = PolicyOptions()
+    tags: TagOptions = TagOptions()
+    ensemble: EnsembleOptions = EnsembleOptions()
+    store: StoreOptions = StoreOptions()
+
+
+def config_path() -> Path:
+    """Return where the configuration is looked for when none is named."""
+    if named := os.environ.get(CONFIG_VARIABLE):
+        return Path(named)
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "reclass-plex" / "config.yaml"
+
+
+def load_config(path: Path | None = None) -> Config:
+    """Read and validate a configuration file.
+
+    Without `path`, `config_path()` is read if it exists, else the defaults hold. Raises
+    ConfigError for a missing or unreadable file, bad YAML, unknown keys and bad values, all of
+    them at once.
+    """
+    if path is None:
+        path = config_path()
+        if CONFIG_VARIABLE not in os.environ and not path.exists():
+            return Config()
+    name = printable(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: cannot be read: {error}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: is not valid YAML: {error}") from error
+    if data is None:
+        return Config()
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{name}: must hold keys (policy:, tags:, ...), not a {type(data).__name__}"
+        )
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(name, detail) for detail in error.errors())) from None
+
+
+def _describe(name: str, detail: object) -> str:
+    """Say one validation error as: file: key: what is wrong, and the value that is."""
+    assert isinstance(detail, dict)  # noqa: S101 - pydantic's ErrorDetails is a TypedDict
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{name}: {key}: there is no such key; see config.example.yaml"
+    return f"{name}: {key}: has value {detail['input']!r}. {detail['msg']}."

@@ -1,0 +1,101 @@
+"""What can go wrong, and what is worth a retry.
+
+Every error names the file (or key) that it is about and says what to do. `kind` is a stable
+word for machines (`--json`, the REST API); the message is for people.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """Return `path` as text that any terminal can show: undecodable bytes become \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+class ReclassError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    kind = "error"
+
+
+class ConfigError(ReclassError):
+    """A configuration file, key or option is wrong; the user must change it."""
+
+    kind = "config"
+
+
+class ModelError(ReclassError):
+    """A model file is missing, damaged or does not fit this installation."""
+
+    kind = "model"
+
+
+class StoreError(ReclassError):
+    """The database cannot be opened, is damaged or belongs to a newer version."""
+
+    kind = "store"
+
+
+class FileError(ReclassError):
+    """Something about one file; `path` is the file, `reason` says what and what to do."""
+
+    kind = "file"
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(f"{printable(path)}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[FileError], tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class RetryLater(FileError):
+    """The same call may work later: still changing, disk full, mount away."""
+
+    kind = "retry"
+
+
+class FileChanged(RetryLater):
+    """The file changed or vanished while it was being read."""
+
+    kind = "changed"
+
+
+class NoSpace(RetryLater):
+    """Too little free space to write safely."""
+
+    kind = "no-space"
+
+
+class ReadOnly(RetryLater):
+    """The file, its folder or its file system cannot be written."""
+
+    kind = "read-only"
+
+
+class Unreadable(FileError):
+    """No permission, a broken link, an I/O error, not a regular file."""
+
+    kind = "unreadable"
+
+
+class NotAudio(FileError):
+    """Empty, truncated, random or misnamed: no decodable audio track in it."""
+
+    kind = "not-audio"
+
+
+class TagsUnsupported(FileError):
+    """The format can hold no genre, or its tags cannot be edited safely."""
+
+    kind = "tags-unsupported"
+
+
+class UnsafeWrite(FileError):
+    """The edited copy did not read back as intended; the original was left as it was."""
+
+    kind = "unsafe-write"

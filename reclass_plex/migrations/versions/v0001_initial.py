@@ -1,0 +1,65 @@
+"""Tracks, verdicts, embeddings, runs and the journal."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "tracks",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("path", sa.LargeBinary, nullable=False, unique=True),
+        sa.Column("size", sa.Integer, nullable=False),
+        sa.Column("mtime_ns", sa.Integer, nullable=False),
+        sa.Column("digest", sa.Text, index=True),
+        sa.Column("genres", sa.Text, nullable=False),
+        sa.Column("album", sa.Text),
+        sa.Column("written", sa.Text),
+        sa.Column("undone", sa.Boolean, nullable=False),
+        sa.Column("error_kind", sa.Text),
+        sa.Column("error_message", sa.Text),
+    )
+    op.create_table(
+        "verdicts",
+        sa.Column("digest", sa.Text, primary_key=True),
+        sa.Column("models", sa.Text, primary_key=True),
+        sa.Column("taxonomy", sa.Text, nullable=False),
+        sa.Column("genres", sa.Text, nullable=False),
+        sa.Column("unsure", sa.Text),
+        sa.Column("decided_by", sa.Text, nullable=False),
+        sa.Column("votes", sa.Text, nullable=False),
+        sa.Column("seconds", sa.Float, nullable=False),
+        sa.Column("created", sa.Float, nullable=False),
+    )
+    op.create_table(
+        "embeddings",
+        sa.Column("digest", sa.Text, primary_key=True),
+        sa.Column("encoder", sa.Text, primary_key=True),
+        sa.Column("vector", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "runs",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("command", sa.Text, nullable=False),
+        sa.Column("started", sa.Float, nullable=False),
+        sa.Column("finished", sa.Float),
+    )
+    op.create_table(
+        "journal",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("run_id", sa.Integer, sa.ForeignKey("runs.id"), nullable=False, index=True),
+        sa.Column("track_id", sa.Integer, sa.ForeignKey("tracks.id"), nullable=False, index=True),
+        sa.Column("path", sa.LargeBinary, nullable=False),
+        sa.Column("temp_path", sa.LargeBinary, nullable=False),
+        sa.Column("state", sa.Text, nullable=False, index=True),
+        sa.Column("before", sa.Text, nullable=False),
+        sa.Column("after", sa.Text, nullable=False),
+        sa.Column("before_hash", sa.Text, nullable=False),
+        sa.Column("after_hash", sa.Text, nullable=False),
+        sa.Column("before_mtime_ns", sa.Integer, nullable=False),
+        sa.Column("delta", sa.LargeBinary, nullable=False),
+        sa.Column("created", sa.Float, nullable=False),
+    )

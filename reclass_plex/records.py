@@ -1,0 +1,119 @@
+"""What one stage hands to the next. Frozen; no behaviour beyond what the fields imply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The part of a track that a model listens to: its middle `seconds`, or all of it (None)."""
+
+    seconds: float | None
+
+    @property
+    def name(self) -> str:
+        """ "full", or "middle30" for the middle 30 s."""
+        return "full" if self.seconds is None else f"middle{self.seconds:g}"
+
+    @classmethod
+    def parse(cls, name: str) -> Excerpt:
+        """Invert `name`. Raises ValueError for anything else."""
+        if name == "full":
+            return cls(None)
+        if name.startswith("middle"):
+            seconds = float(name.removeprefix("middle"))
+            if seconds > 0:
+                return cls(seconds)
+        raise ValueError(f"excerpt {name!r} is neither 'full' nor 'middle' and seconds (middle30)")
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Mono audio: `samples` (n,) float32, nominally in [-1, 1], at `rate` Hz.
+
+    `start` is where the excerpt begins in the track, `track_seconds` how long the track is.
+    """
+
+    samples: FloatArray
+    rate: int
+    start: float
+    track_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Length of the excerpt in seconds."""
+        return len(self.samples) / self.rate
+
+
+@dataclass(frozen=True)
+class GenreScore:
+    """A genre of a taxonomy and its calibrated probability, 0 to 1."""
+
+    name: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one stage said: its ranked genres, and the seconds it took (features included)."""
+
+    stage: str
+    genres: tuple[GenreScore, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The ensemble's answer for one track.
+
+    `genres` is ranked, most probable first. `unsure` is None, or why no genre should be
+    written ("silence", "speech or noise", "unlike any known genre", "too close to call").
+    """
+
+    taxonomy: str
+    genres: tuple[GenreScore, ...]
+    decided_by: str
+    votes: tuple[Vote, ...]
+    seconds: float
+    unsure: str | None = None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What an encoder heard in a track: `vector` (dims,) float32, the mean over its windows."""
+
+    encoder: str
+    vector: FloatArray
+
+
+@dataclass(frozen=True)
+class Track:
+    """A file as the policy sees it: what it says now and what happened to it before.
+
+    `album` groups tracks that should agree (folder and album tag). `written` is the genre that
+    we wrote last (None: never), `undone` whether the user took our last write back.
+    """
+
+    path: Path
+    genres: tuple[str, ...]
+    album: str | None = None
+    written: tuple[str, ...] | None = None
+    undone: bool = False
+
+
+@dataclass(frozen=True)
+class TagPlan:
+    """What should happen to one file, and why. Nothing is to be written if `after` is None."""
+
+    path: Path
+    before: tuple[str, ...]
+    after: tuple[str, ...] | None
+    confidence: float
+    reason: str

@@ -1,0 +1,518 @@
+"""What is known, on disk: SQLite in WAL mode through SQLAlchemy. The only module with SQL.
+
+Tables: `tracks` (one row a file), `verdicts` and `embeddings` (one row an audio digest, so that a
+moved, copied or retagged file is known again), `runs` and `journal` (what was changed, and what it
+takes to restore the exact former bytes). See `tables`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from reclass_plex.errors import FileError, StoreError, printable
+from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
+from reclass_plex.tables import PathBytes, embeddings, journal, runs, tracks, verdicts
+
+SCHEMA_VERSION = "0001"  # the newest migration in reclass_plex/migrations/versions
+BUSY_SECONDS = 30  # how long to wait for another process's write
+
+
+@dataclass(frozen=True)
+class KnownTrack:
+    """A row of `tracks`, with its verdict where one by the current models exists."""
+
+    id: int
+    path: Path
+    size: int
+    mtime_ns: int
+    digest: str | None
+    genres: tuple[str, ...]
+    album: str | None
+    written: tuple[str, ...] | None
+    undone: bool
+    error: tuple[str, str] | None  # kind, message
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """A row of `journal`: one file changed in one run. `path` follows the file when it moves."""
+
+    id: int
+    run_id: int
+    track_id: int
+    path: Path
+    temp_path: Path
+    state: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    before_hash: str
+    after_hash: str
+    before_mtime_ns: int
+    created: float
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A row of `runs` and how many of its changes stand, were undone, or are open."""
+
+    id: int
+    command: str
+    started: float
+    finished: float | None
+    done: int
+    undone: int
+
+
+class Store:
+    """The database. Open it with `Store.open`; use one instance a process, from any thread."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Open or create the database at `path`, and bring its schema up to date.
+
+        Raises StoreError when it cannot be opened, is damaged, or was written by a newer version.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StoreError(f"{printable(path.parent)}: cannot be created: {error}") from error
+        engine = sa.create_engine(
+            "sqlite+pysqlite://",
+            creator=lambda: _connect(path),
+            poolclass=sa.pool.QueuePool,
+        )
+        sa.event.listen(engine, "begin", _begin_transaction)
+        try:
+            _migrate(engine)
+        except (sa.exc.DatabaseError, sqlite3.Error, OSError) as error:
+            engine.dispose()
+            cause = getattr(error, "orig", None) or error
+            raise StoreError(
+                f"{printable(path)}: cannot be used as the store: {cause}. Check the disk and the"
+                " permissions, or move the file away to begin anew (undo then forgets its runs)."
+            ) from error
+        except StoreError:
+            engine.dispose()
+            raise
+        return cls(engine)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _begin(self, *, write: bool = True) -> Iterator[sa.Connection]:
+        """Run one transaction; turn what SQLite refuses (disk full, locked) into StoreError."""
+        try:
+            connection = self._engine.connect().execution_options(reclass_write=write)
+            with connection, connection.begin():
+                yield connection
+        except sa.exc.DatabaseError as error:
+            raise StoreError(f"the store refused a transaction: {error.orig}") from error
+
+    # Tracks and verdicts
+
+    def known_tracks(self, folder: Path, models: str) -> Iterator[KnownTrack]:
+        """Yield what is known of the file `folder`, or of every file below it."""
+        prefix = os.fsencode(folder).rstrip(b"/") + b"/"
+        below = sa.and_(
+            tracks.c.path >= sa.bindparam("low", prefix, sa.LargeBinary),
+            tracks.c.path < sa.bindparam("high", prefix[:-1] + b"0", sa.LargeBinary),  # "0" = "/"+1
+        )
+        query = _track_query(models).where(sa.or_(below, tracks.c.path == folder))
+        with self._begin(write=False) as connection:
+            yield from map(_known_track, connection.execute(query))
+
+    def find_track(self, path: Path, models: str) -> KnownTrack | None:
+        """Return what is known of one file."""
+        with self._begin(write=False) as connection:
+            row = connection.execute(_track_query(models).where(tracks.c.path == path)).first()
+        return None if row is None else _known_track(row)
+
+    def save_track(
+        self,
+        path: Path,
+        size: int,
+        mtime_ns: int,
+        *,
+        digest: str | None = None,
+        genres: tuple[str, ...] = (),
+        album: str | None = None,
+        error: FileError | None = None,
+    ) -> int:
+        """Record what a file is now, and return the row's id.
+
+        A file that is new here, but whose audio is known from a path that no longer exists, has
+        moved: its row, and with it the journal, follows.
+        """
+        values: dict[str, Any] = {
+            "path": path,
+            "size": size,
+            "mtime_ns": mtime_ns,
+            "digest": digest,
+            "genres": genres,
+            "album": album,
+            "error_kind": error.kind if error else None,
+            "error_message": error.reason if error else None,
+        }
+        with self._begin() as connection:
+            row = connection.execute(sa.select(tracks.c.id).where(tracks.c.path == path)).first()
+            track_id = row.id if row is not None else _moved_from(connection, digest)
+            if track_id is not None:
+                connection.execute(tracks.update().where(tracks.c.id == track_id).values(**values))
+                return int(track_id)
+            result = connection.execute(tracks.insert().values(undone=False, **values))
+            assert result.inserted_primary_key is not None  # noqa: S101 - SQLite always gives one
+            return int(result.inserted_primary_key[0])
+
+    def find_verdict(self, digest: str, models: str) -> Verdict | None:
+        """Return what these models said of this audio."""
+        query = sa.select(*verdicts.c).where(
+            verdicts.c.digest == digest, verdicts.c.models == models
+        )
+        with self._begin(write=False) as connection:
+            row = connection.execute(query).first()
+        return None if row is None else _verdict(row)
+
+    def save_verdict(
+        self,
+        digest: str,
+        models: str,
+        verdict: Verdict,
+        vectors: Sequence[Embedding] = (),
+        *,
+        now: float | None = None,
+    ) -> None:
+        """Record what these models said of this audio, and what the encoders heard in it."""
+        values = {
+            "taxonomy": verdict.taxonomy,
+            "genres": json.dumps(_scores_out(verdict.genres)),
+            "unsure": verdict.unsure,
+            "decided_by": verdict.decided_by,
+            "votes": json.dumps(
+                [[vote.stage, vote.seconds, _scores_out(vote.genres)] for vote in verdict.votes]
+            ),
+            "seconds": verdict.seconds,
+            "created": time.time() if now is None else now,
+        }
+        with self._begin() as connection:
+            statement = insert(verdicts).values(digest=digest, models=models, **values)
+            connection.execute(statement.on_conflict_do_update(set_=values))
+            for vector in vectors:
+                blob = np.asarray(vector.vector, dtype="<f2").tobytes()
+                row = insert(embeddings).values(digest=digest, encoder=vector.encoder, vector=blob)
+                connection.execute(row.on_conflict_do_update(set_={"vector": blob}))
+
+    def find_embedding(self, digest: str, encoder: str) -> Embedding | None:
+        """Return what an encoder heard in this audio."""
+        query = sa.select(embeddings.c.vector).where(
+            embeddings.c.digest == digest, embeddings.c.encoder == encoder
+        )
+        with self._begin(write=False) as connection:
+            blob = connection.execute(query).scalar()
+        if blob is None:
+            return None
+        return Embedding(encoder, np.frombuffer(blob, dtype="<f2").astype(np.float32))
+
+    # Runs and the journal
+
+    def start_run(self, command: str, *, now: float | None = None) -> int:
+        """Open a run: a set of changes that can be undone together."""
+        with self._begin() as connection:
+            result = connection.execute(
+                runs.insert().values(command=command, started=time.time() if now is None else now)
+            )
+            assert result.inserted_primary_key is not None  # noqa: S101 - SQLite always gives one
+            return int(result.inserted_primary_key[0])
+
+    def finish_run(self, run_id: int, *, now: float | None = None) -> None:
+        """Close a run."""
+        with self._begin() as connection:
+            connection.execute(
+                runs.update()
+                .where(runs.c.id == run_id)
+                .values(finished=time.time() if now is None else now)
+            )
+
+    def list_runs(self, limit: int | None = None) -> list[RunSummary]:
+        """Return the runs, newest first."""
+        count = sa.func.count().filter
+        query = (
+            sa.select(
+                runs,
+                count(journal.c.state == "done").label("done"),
+                count(journal.c.state == "undone").label("undone"),
+            )
+            .select_from(runs.outerjoin(journal))
+            .group_by(runs.c.id)
+            .order_by(runs.c.id.desc())
+            .limit(limit)
+        )
+        with self._begin(write=False) as connection:
+            return [RunSummary(**row._mapping) for row in connection.execute(query)]
+
+    def begin_change(
+        self,
+        run_id: int,
+        track_id: int,
+        *,
+        path: Path,
+        temp_path: Path,
+        before: tuple[str, ...],
+        after: tuple[str, ...],
+        before_hash: str,
+        after_hash: str,
+        before_mtime_ns: int,
+        delta: bytes,
+        now: float | None = None,
+    ) -> int:
+        """Journal a change *before* the file is replaced; durable when this returns."""
+        with self._begin() as connection:
+            result = connection.execute(
+                journal.insert().values(
+                    run_id=run_id,
+                    track_id=track_id,
+                    path=path,
+                    temp_path=temp_path,
+                    state="pending",
+                    before=before,
+                    after=after,
+                    before_hash=before_hash,
+                    after_hash=after_hash,
+                    before_mtime_ns=before_mtime_ns,
+                    delta=delta,
+                    created=time.time() if now is None else now,
+                )
+            )
+            assert result.inserted_primary_key is not None  # noqa: S101 - SQLite always gives one
+            return int(result.inserted_primary_key[0])
+
+    def finish_change(self, entry_id: int, size: int, mtime_ns: int) -> None:
+        """The file is the new one, with this size and mtime."""
+        with self._begin() as connection:
+            entry = connection.execute(
+                sa.select(journal.c.track_id, journal.c.after).where(journal.c.id == entry_id)
+            ).one()
+            _set_state(connection, entry_id, "done")
+            connection.execute(
+                tracks.update()
+                .where(tracks.c.id == entry.track_id)
+                .values(
+                    size=size,
+                    mtime_ns=mtime_ns,
+                    genres=entry.after,
+                    written=entry.after,
+                    undone=False,
+                )
+            )
+
+    def abandon_change(self, entry_id: int) -> None:
+        """The file stayed the old one."""
+        with self._begin() as connection:
+            _set_state(connection, entry_id, "abandoned")
+
+    def finish_undo(self, entry_id: int, size: int, mtime_ns: int) -> None:
+        """The change was taken back; the file now has this size and mtime."""
+        with self._begin() as connection:
+            entry = connection.execute(
+                sa.select(journal.c.track_id, journal.c.before).where(journal.c.id == entry_id)
+            ).one()
+            _set_state(connection, entry_id, "undone")
+            connection.execute(
+                tracks.update()
+                .where(tracks.c.id == entry.track_id)
+                .values(size=size, mtime_ns=mtime_ns, genres=entry.before, undone=True)
+            )
+
+    def pending_changes(self) -> list[JournalEntry]:
+        """Return the changes of which it is not known whether they took place."""
+        return self._entries(journal.c.state == "pending")
+
+    def changes(
+        self,
+        *,
+        run_id: int | None = None,
+        path: Path | None = None,
+        since: float | None = None,
+    ) -> list[JournalEntry]:
+        """Return the changes that stand, newest first; narrowed by run, path, time."""
+        conditions: list[sa.ColumnElement[bool]] = [journal.c.state == "done"]
+        if run_id is not None:
+            conditions.append(journal.c.run_id == run_id)
+        if since is not None:
+            conditions.append(journal.c.created >= since)
+        entries = self._entries(*conditions)
+        if path is not None:
+            entries = [entry for entry in entries if path in (entry.path, *entry.path.parents)]
+        return entries
+
+    def _entries(self, *conditions: sa.ColumnElement[bool]) -> list[JournalEntry]:
+        # A pending row knows the file by the path it was prepared under; later the file may move,
+        # and tracks.path follows.
+        current = sa.case((journal.c.state == "pending", journal.c.path), else_=tracks.c.path)
+        query = (
+            sa.select(
+                *(column for column in journal.c if column.name not in ("delta", "path")),
+                sa.type_coerce(current, PathBytes).label("path"),
+            )
+            .join(tracks)
+            .where(*conditions)
+            .order_by(journal.c.id.desc())
+        )
+        with self._begin(write=False) as connection:
+            return [JournalEntry(**row._mapping) for row in connection.execute(query)]
+
+    def read_delta(self, entry_id: int) -> bytes:
+        """Return what restores the former bytes of one change."""
+        with self._begin(write=False) as connection:
+            blob = connection.execute(
+                sa.select(journal.c.delta).where(journal.c.id == entry_id)
+            ).scalar_one()
+        return bytes(blob)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # check_same_thread: SQLAlchemy's pool hands a connection to one thread at a time.
+    connection = sqlite3.connect(
+        os.fspath(path), timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+    )
+    connection.execute("PRAGMA journal_mode = WAL")
+    # FULL: a journal row must be on disk before the file it speaks of is replaced.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _begin_transaction(connection: sa.Connection) -> None:
+    # IMMEDIATE takes the write lock at once and waits for it; a transaction that begins as a
+    # reader and then writes fails without waiting when another process wrote in between.
+    write = connection.get_execution_options().get("reclass_write", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _migrate(engine: sa.Engine) -> None:
+    """Bring the schema to SCHEMA_VERSION; alembic is imported only when there is work."""
+    with engine.connect() as connection:
+        has_version = sa.inspect(connection).has_table("alembic_version")
+        version = (
+            connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+            if has_version
+            else None
+        )
+    if version == SCHEMA_VERSION:
+        return
+    if version is not None and version > SCHEMA_VERSION:
+        raise StoreError(
+            f"the store was written by a newer reclass-plex (schema {version}, this one knows"
+            f" {SCHEMA_VERSION}): upgrade reclass-plex, or name another store"
+        )
+    from alembic import command
+    from alembic.config import Config as AlembicConfig
+
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, SCHEMA_VERSION)
+
+
+def _track_query(models: str) -> sa.Select[Any]:
+    """Select tracks with the verdict of these models. Votes stay behind: they are long."""
+    return sa.select(
+        tracks,
+        verdicts.c.taxonomy,
+        verdicts.c.genres.label("verdict_genres"),
+        verdicts.c.unsure,
+        verdicts.c.decided_by,
+        verdicts.c.seconds,
+    ).select_from(
+        tracks.outerjoin(
+            verdicts,
+            sa.and_(verdicts.c.digest == tracks.c.digest, verdicts.c.models == models),
+        )
+    )
+
+
+def _known_track(row: sa.Row[Any]) -> KnownTrack:
+    verdict = None
+    if row.verdict_genres is not None:
+        verdict = Verdict(
+            taxonomy=row.taxonomy,
+            genres=_scores_in(json.loads(row.verdict_genres)),
+            decided_by=row.decided_by,
+            votes=(),
+            seconds=row.seconds,
+            unsure=row.unsure,
+        )
+    return KnownTrack(
+        id=row.id,
+        path=row.path,
+        size=row.size,
+        mtime_ns=row.mtime_ns,
+        digest=row.digest,
+        genres=row.genres,
+        album=row.album,
+        written=row.written,
+        undone=row.undone,
+        error=(row.error_kind, row.error_message) if row.error_kind else None,
+        verdict=verdict,
+    )
+
+
+def _verdict(row: sa.Row[Any]) -> Verdict:
+    return Verdict(
+        taxonomy=row.taxonomy,
+        genres=_scores_in(json.loads(row.genres)),
+        decided_by=row.decided_by,
+        votes=tuple(
+            Vote(stage, _scores_in(scores), seconds)
+            for stage, seconds, scores in json.loads(row.votes)
+        ),
+        seconds=row.seconds,
+        unsure=row.unsure,
+    )
+
+
+def _moved_from(connection: sa.Connection, digest: str | None) -> int | None:
+    """Return the row of a file with this audio that is no longer where it was."""
+    if digest is None:
+        return None
+    query = sa.select(tracks.c.id, tracks.c.path).where(tracks.c.digest == digest)
+    for row in connection.execute(query):
+        if not os.path.lexists(row.path):
+            return int(row.id)
+    return None
+
+
+def _set_state(connection: sa.Connection, entry_id: int, state: str) -> None:
+    connection.execute(journal.update().where(journal.c.id == entry_id).values(state=state))
+
+
+def _scores_out(genres: Iterable[GenreScore]) -> list[tuple[str, float]]:
+    return [(genre.name, round(genre.confidence, 6)) for genre in genres]
+
+
+def _scores_in(pairs: Iterable[tuple[str, float]]) -> tuple[GenreScore, ...]:
+    return tuple(GenreScore(name, confidence) for name, confidence in pairs)

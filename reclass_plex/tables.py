@@ -1,0 +1,113 @@
+"""The store's tables, as the newest migration leaves them. Only `store` reads and writes them.
+
+Times are seconds since the epoch, UTC. Paths are bytes, because a name need not be valid Unicode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import sqlalchemy as sa
+
+
+class PathBytes(sa.types.TypeDecorator[Path]):
+    """A path as the bytes that the file system knows it by."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: Path | None, dialect: sa.Dialect) -> bytes | None:
+        """Path to bytes."""
+        return None if value is None else os.fsencode(value)
+
+    def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> Path | None:
+        """Bytes to path."""
+        return None if value is None else Path(os.fsdecode(value))
+
+
+class Names(sa.types.TypeDecorator[tuple[str, ...]]):
+    """A tuple of texts as JSON; None stays NULL."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: sa.Dialect) -> str | None:
+        """Tuple to JSON."""
+        return None if value is None else json.dumps(value)
+
+    def process_result_value(
+        self, value: str | None, dialect: sa.Dialect
+    ) -> tuple[str, ...] | None:
+        """JSON to tuple."""
+        return None if value is None else tuple(json.loads(value))
+
+
+metadata = sa.MetaData()
+
+tracks = sa.Table(
+    "tracks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("path", PathBytes, nullable=False, unique=True),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("mtime_ns", sa.Integer, nullable=False),
+    sa.Column("digest", sa.Text, index=True),  # NULL: could not be read, see error_kind
+    sa.Column("genres", Names, nullable=False),  # what the file said when last read
+    sa.Column("album", sa.Text),  # tracks of one album share this key
+    sa.Column("written", Names),  # what we wrote last
+    sa.Column("undone", sa.Boolean, nullable=False, default=False),
+    sa.Column("error_kind", sa.Text),
+    sa.Column("error_message", sa.Text),
+)
+
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("models", sa.Text, primary_key=True),  # Ensemble.fingerprint
+    sa.Column("taxonomy", sa.Text, nullable=False),
+    sa.Column("genres", sa.Text, nullable=False),  # JSON [[name, confidence], ...], ranked
+    sa.Column("unsure", sa.Text),
+    sa.Column("decided_by", sa.Text, nullable=False),
+    sa.Column("votes", sa.Text, nullable=False),  # JSON [[stage, seconds, genres], ...]
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+)
+
+embeddings = sa.Table(
+    "embeddings",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("encoder", sa.Text, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float16
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("command", sa.Text, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("finished", sa.Float),  # NULL: still running, or killed
+)
+
+journal = sa.Table(
+    "journal",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.ForeignKey("runs.id"), nullable=False, index=True),
+    sa.Column("track_id", sa.ForeignKey("tracks.id"), nullable=False, index=True),
+    sa.Column("path", PathBytes, nullable=False),  # the file that is replaced, links resolved
+    sa.Column("temp_path", PathBytes, nullable=False),
+    # pending: the file may be old or new. done: new. abandoned: old. undone: taken back.
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("before", Names, nullable=False),
+    sa.Column("after", Names, nullable=False),
+    sa.Column("before_hash", sa.Text, nullable=False),
+    sa.Column("after_hash", sa.Text, nullable=False),
+    sa.Column("before_mtime_ns", sa.Integer, nullable=False),
+    sa.Column("delta", sa.LargeBinary, nullable=False),  # see reclass_plex.delta
+    sa.Column("created", sa.Float, nullable=False),
+)
