@@ -72,6 +72,29 @@ class StoreOptions(Options):
         return Path(state).expanduser() / "reclass-plex" / "store.sqlite"
 
 
+class PathMap(Options):
+    """One folder under its two names: as the Plex server sees it, and as this machine does."""
+
+    plex: str = Field(pattern=r"^(/|[A-Za-z]:[\\/]|\\\\)")  # /data/music, D:\Music, \\nas\music
+    local: str = Field(pattern=r"^/")
+
+
+class PlexOptions(Options):
+    """The Plex server, and what is written there. See `reclass_plex.plex`.
+
+    The token is no option: it is a secret, and is handed over apart.
+    """
+
+    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]")
+    libraries: tuple[str, ...] = ()
+    path_map: tuple[PathMap, ...] = ()
+    tracks: bool = True
+    albums: bool = True
+    artists: bool = False
+    overwrite_locked: bool = False
+    timeout_seconds: float = Field(default=30, gt=0)
+
+
 class Config(Options):
     """All options."""
 
@@ -79,6 +102,7 @@ class Config(Options):
     tags: TagOptions = TagOptions()
     ensemble: EnsembleOptions = EnsembleOptions()
     store: StoreOptions = StoreOptions()
+    plex: PlexOptions = PlexOptions()
 
 
 def config_path() -> Path:

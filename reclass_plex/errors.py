@@ -39,6 +39,24 @@ class StoreError(ReclassError):
     kind = "store"
 
 
+class PlexError(ReclassError):
+    """The Plex server refused a request, or answered something else than Plex would."""
+
+    kind = "plex"
+
+
+class PlexUnauthorized(PlexError):
+    """The token is missing, expired or not allowed this; the user must sign in again."""
+
+    kind = "plex-unauthorized"
+
+
+class PlexUnreachable(PlexError):
+    """No answer in time, or the server is in trouble; the same call may work later."""
+
+    kind = "plex-unreachable"
+
+
 class FileError(ReclassError):
     """Something about one file; `path` is the file, `reason` says what and what to do."""
 
@@ -48,6 +66,17 @@ class FileError(ReclassError):
         super().__init__(f"{printable(path)}: {reason}")
         self.path = Path(path)
         self.reason = reason
+
+    @staticmethod
+    def of_kind(kind: str, reason: str, path: str | os.PathLike[str]) -> FileError:
+        """Return the error that was recorded as `kind` and `reason`."""
+        pending = [FileError]
+        while pending:
+            known = pending.pop()
+            if known.kind == kind:
+                return known(path, reason)
+            pending += known.__subclasses__()
+        return FileError(path, reason)
 
     def __reduce__(self) -> tuple[type[FileError], tuple[Path, str]]:
         return type(self), (self.path, self.reason)
@@ -93,6 +122,18 @@ class TagsUnsupported(FileError):
     """The format can hold no genre, or its tags cannot be edited safely."""
 
     kind = "tags-unsupported"
+
+
+class Hardlinked(FileError):
+    """The file has several names; replacing it would part them, and that was not asked for."""
+
+    kind = "hardlinked"
+
+
+class EditedSince(FileError):
+    """The user changed the file, or its genre, after we wrote it; it is theirs now."""
+
+    kind = "edited-since"
 
 
 class UnsafeWrite(FileError):

@@ -74,7 +74,8 @@ class Verdict:
     """The ensemble's answer for one track.
 
     `genres` is ranked, most probable first. `unsure` is None, or why no genre should be
-    written ("silence", "speech or noise", "unlike any known genre", "too close to call").
+    written ("silence", "too short", "speech or noise", "unlike any known genre", "too close to
+    call").
     """
 
     taxonomy: str

@@ -7,6 +7,7 @@ takes to restore the exact former bytes). See `tables`.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from reclass_plex.errors import FileError, StoreError, printable
+from reclass_plex.files import process_token
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
 from reclass_plex.tables import PathBytes, embeddings, journal, runs, tracks, verdicts
 
@@ -79,8 +81,9 @@ class RunSummary:
 class Store:
     """The database. Open it with `Store.open`; use one instance a process, from any thread."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, path: Path) -> None:
         self._engine = engine
+        self.path = path
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -110,7 +113,7 @@ class Store:
         except StoreError:
             engine.dispose()
             raise
-        return cls(engine)
+        return cls(engine, path)
 
     def close(self) -> None:
         """Close every connection."""
@@ -121,6 +124,22 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def writing_files(self) -> Iterator[None]:
+        """Hold the right to change files: one process at a time, given back even by kill -9.
+
+        Raises StoreError when another process holds it.
+        """
+        with self.path.with_name(self.path.name + ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StoreError(
+                    f"another reclass-plex is changing files with the store"
+                    f" {printable(self.path)}: wait until it ends, or stop it"
+                ) from error
+            yield
 
     @contextmanager
     def _begin(self, *, write: bool = True) -> Iterator[sa.Connection]:
@@ -134,16 +153,11 @@ class Store:
 
     # Tracks and verdicts
 
-    def known_tracks(self, folder: Path, models: str) -> Iterator[KnownTrack]:
-        """Yield what is known of the file `folder`, or of every file below it."""
-        prefix = os.fsencode(folder).rstrip(b"/") + b"/"
-        below = sa.and_(
-            tracks.c.path >= sa.bindparam("low", prefix, sa.LargeBinary),
-            tracks.c.path < sa.bindparam("high", prefix[:-1] + b"0", sa.LargeBinary),  # "0" = "/"+1
-        )
-        query = _track_query(models).where(sa.or_(below, tracks.c.path == folder))
+    def known_files(self, folder: Path, models: str) -> list[KnownTrack]:
+        """Return what is known of the files in `folder` itself."""
         with self._begin(write=False) as connection:
-            yield from map(_known_track, connection.execute(query))
+            query = _track_query(models).where(tracks.c.folder == folder)
+            return [_known_track(row) for row in connection.execute(query)]
 
     def find_track(self, path: Path, models: str) -> KnownTrack | None:
         """Return what is known of one file."""
@@ -169,6 +183,7 @@ class Store:
         """
         values: dict[str, Any] = {
             "path": path,
+            "folder": path.parent,
             "size": size,
             "mtime_ns": mtime_ns,
             "digest": digest,
@@ -242,7 +257,11 @@ class Store:
         """Open a run: a set of changes that can be undone together."""
         with self._begin() as connection:
             result = connection.execute(
-                runs.insert().values(command=command, started=time.time() if now is None else now)
+                runs.insert().values(
+                    command=command,
+                    token=process_token(),
+                    started=time.time() if now is None else now,
+                )
             )
             assert result.inserted_primary_key is not None  # noqa: S101 - SQLite always gives one
             return int(result.inserted_primary_key[0])
@@ -256,12 +275,21 @@ class Store:
                 .values(finished=time.time() if now is None else now)
             )
 
+    def dead_tokens(self) -> set[str]:
+        """Return the tokens of the other processes that ever changed files with this store.
+
+        For the one that holds `writing_files`: all of them have ended.
+        """
+        with self._begin(write=False) as connection:
+            tokens = set(connection.execute(sa.select(runs.c.token)).scalars())
+        return tokens - {process_token()}
+
     def list_runs(self, limit: int | None = None) -> list[RunSummary]:
         """Return the runs, newest first."""
         count = sa.func.count().filter
         query = (
             sa.select(
-                runs,
+                *(column for column in runs.c if column.name != "token"),
                 count(journal.c.state == "done").label("done"),
                 count(journal.c.state == "undone").label("undone"),
             )
@@ -367,6 +395,12 @@ class Store:
         if path is not None:
             entries = [entry for entry in entries if path in (entry.path, *entry.path.parents)]
         return entries
+
+    def check_integrity(self) -> list[str]:
+        """Return what SQLite finds wrong with the file; nothing, when it is sound."""
+        with self._begin(write=False) as connection:
+            rows = connection.exec_driver_sql("PRAGMA quick_check").scalars()
+            return [str(row) for row in rows if row != "ok"]
 
     def _entries(self, *conditions: sa.ColumnElement[bool]) -> list[JournalEntry]:
         # A pending row knows the file by the path it was prepared under; later the file may move,

@@ -51,6 +51,7 @@ tracks = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("path", PathBytes, nullable=False, unique=True),
+    sa.Column("folder", PathBytes, nullable=False, index=True),  # the path's parent
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("mtime_ns", sa.Integer, nullable=False),
     sa.Column("digest", sa.Text, index=True),  # NULL: could not be read, see error_kind
@@ -89,6 +90,7 @@ runs = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("command", sa.Text, nullable=False),
+    sa.Column("token", sa.Text, nullable=False),  # files.process_token, in temporary names
     sa.Column("started", sa.Float, nullable=False),
     sa.Column("finished", sa.Float),  # NULL: still running, or killed
 )

@@ -52,13 +52,14 @@ def test_tracks_come_back_as_saved_with_the_verdict_of_these_models_only(
     path = tmp_path / "not utf-8 \udcff.mp3"
     store.save_track(path, 10, 20, digest="d1", genres=("Rock", "Röck"), album="key")
     store.save_verdict("d1", "models-1", VERDICT, [Embedding("msd", np.ones(3, np.float32))])
-    (known,) = store.known_tracks(tmp_path, "models-1")
+    (known,) = store.known_files(tmp_path, "models-1")
     assert (known.path, known.size, known.mtime_ns) == (path, 10, 20)
     assert (known.digest, known.genres, known.album) == ("d1", ("Rock", "Röck"), "key")
     assert known.verdict is not None
     assert known.verdict.genres == VERDICT.genres
     assert store.find_verdict("d1", "models-1") == VERDICT
-    (other,) = store.known_tracks(path, "models-2")
+    other = store.find_track(path, "models-2")
+    assert other is not None
     assert other.verdict is None
     embedding = store.find_embedding("d1", "msd")
     assert embedding is not None
@@ -66,13 +67,11 @@ def test_tracks_come_back_as_saved_with_the_verdict_of_these_models_only(
     assert store.find_embedding("d1", "mtt") is None
 
 
-def test_known_tracks_are_those_below_the_folder_and_not_its_namesakes(
-    store: Store, tmp_path: Path
-) -> None:
-    inside = tmp_path / "a" / "b" / "x.mp3"
-    for path in (inside, tmp_path / "ab.mp3", tmp_path / "a0", tmp_path / "a.mp3"):
+def test_known_files_are_those_in_the_folder_itself(store: Store, tmp_path: Path) -> None:
+    inside = tmp_path / "a" / "x.mp3"
+    for path in (inside, tmp_path / "a" / "b" / "y.mp3", tmp_path / "ab.mp3", tmp_path / "a"):
         store.save_track(path, 1, 1)
-    assert [known.path for known in store.known_tracks(tmp_path / "a", "m")] == [inside]
+    assert [known.path for known in store.known_files(tmp_path / "a", "m")] == [inside]
 
 
 def test_a_moved_file_keeps_its_row_and_a_copy_gets_its_own(store: Store, tmp_path: Path) -> None:
@@ -192,5 +191,15 @@ def test_threads_and_processes_write_at_once_without_loss(store: Store, tmp_path
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(list(store.known_tracks(tmp_path, "m"))) == 200
+    assert len(list(store.known_files(tmp_path, "m"))) == 200
+    other.close()
+
+
+def test_only_one_process_changes_files_at_a_time(store: Store, tmp_path: Path) -> None:
+    other = Store.open(tmp_path / "state" / "store.sqlite")
+    with store.writing_files(), pytest.raises(StoreError, match="another reclass-plex"):  # noqa: SIM117
+        with other.writing_files():
+            pass
+    with other.writing_files():
+        pass
     other.close()

@@ -12,6 +12,7 @@ def upgrade() -> None:
         "tracks",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("path", sa.LargeBinary, nullable=False, unique=True),
+        sa.Column("folder", sa.LargeBinary, nullable=False, index=True),
         sa.Column("size", sa.Integer, nullable=False),
         sa.Column("mtime_ns", sa.Integer, nullable=False),
         sa.Column("digest", sa.Text, index=True),
@@ -44,6 +45,7 @@ def upgrade() -> None:
         "runs",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("command", sa.Text, nullable=False),
+        sa.Column("token", sa.Text, nullable=False),
         sa.Column("started", sa.Float, nullable=False),
         sa.Column("finished", sa.Float),
     )

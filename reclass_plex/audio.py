@@ -1,0 +1,472 @@
+"""From a path to a waveform, and to a digest of the audio that no tag edit changes.
+
+Conventions: waveforms are mono float32, nominally in [-1, 1]; times are in seconds from the
+track's first audible sample (encoder delay excluded where the file states it).
+
+FFmpeg (PyAV) decides by content what a file is; its name plays no part. It gets an open file
+descriptor instead of a path: names need not be valid UTF-8, a fifo never blocks, the file that
+was checked is the file that is read, and no Python code runs (and no GIL is held) in its reads.
+Only plain containers may be opened: playlists and the like, by which a file could make FFmpeg
+read other files or the network, are refused. Nothing here is shared between threads.
+
+A file whose main content is a video (any picture track that is no cover) is not audio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import soxr
+from av.container import InputContainer
+from av.stream import Disposition
+
+from reclass_plex.errors import FileChanged, FileError, NotAudio, RetryLater, Unreadable
+from reclass_plex.records import Excerpt, FloatArray, Waveform
+
+# What FFmpeg decodes and mutagen can give a genre. Left out: raw AAC (.aac has no tags of its
+# own), .mp4 and .asf (videos, nearly always), Matroska (mutagen does not know it), TAK and Speex
+# (no encoder here to test them with).
+AUDIO_SUFFIXES = frozenset(
+    (
+        *(".mp3", ".flac", ".m4a", ".m4b", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff"),
+        *(".aifc", ".wma", ".ape", ".wv", ".mpc", ".mp+", ".dsf", ".tta"),
+    )
+)
+
+MAX_FULL_SECONDS = 20 * 60.0  # of a longer track, "full" is its middle 20 minutes
+MAX_SAMPLES = int(MAX_FULL_SECONDS) * 48000  # 230 MB; at 192 kHz "full" ends at 5 minutes
+MAX_NATIVE_RATE = 192000  # Hz; above (DSD, DXD) comes at 44.1 or 48 kHz
+MAX_AMPLITUDE = 8.0  # +18 dB: no decoder overshoots so far; beyond lie broken floats
+
+_PREROLL = 0.5  # seconds decoded and dropped before an excerpt: MP3's reservoir, Opus's filters
+_FAST_SEEK = 0x80000  # AVFMT_FLAG_FAST_SEEK of avformat.h; only the MP3 demuxer heeds it
+_LONG_SECONDS = 30 * 60.0  # above, MP3 is sought by proportion, not by counting every frame
+_MEASURE_BYTES = 32 << 20  # above, the length of an MP3 without index or a WMA stays a guess
+_PLAUSIBLE_RATES = range(1000, 8_000_001)  # Hz; the top is DSD1024 as FFmpeg counts it, and more
+_BLOCK = 1 << 20  # bytes a read
+_TAIL = 5200  # bytes; no Lyrics3 tag without a length is longer
+_DEMUX_RETRIES = 20
+
+_CONTAINERS = "aiff,ape,asf,caf,dsf,flac,mov,mp3,mpc,mpc8,ogg,tta,w64,wav,wv"
+_VIDEO_CONTAINERS = "avi,flv,matroska,mpeg,mpegts"  # opened only to be named as what they are
+_TAGS_OUTSIDE = {"ape", "flac", "mp3", "mpc", "mpc8", "tta", "wv"}  # audio is one run of bytes
+
+_TRANSIENT = {
+    *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's headers say. `rate` in Hz (of DSD: of bytes); `seconds` None if untold."""
+
+    codec: str
+    rate: int
+    channels: int
+    seconds: float | None
+
+
+def probe(path: Path) -> AudioInfo:
+    """Return what the headers of `path` say; decodes next to nothing. Raises FileError."""
+    with _opened(path) as source:
+        context = source.stream.codec_context
+        return AudioInfo(context.name, context.rate, context.channels, source.stated_seconds())
+
+
+def decode_excerpt(path: Path, excerpt: Excerpt) -> Waveform:
+    """Decode the middle `excerpt.seconds` of `path`, or all of it, at its native rate.
+
+    A track shorter than the excerpt comes whole. "Full" is at most MAX_FULL_SECONDS, from the
+    middle. Channels are averaged (as librosa.to_mono). Damaged frames are skipped, as players
+    do. Where the header's middle holds nothing (a truncated download), it is the middle of what
+    is there; of a WMA, or an MP3 without index, over 32 MB it is the middle by FFmpeg's guess.
+
+    Raises NotAudio, Unreadable or RetryLater (FileChanged if the file changes meanwhile).
+    """
+    with _opened(path) as source:
+        kept_rate = _kept_rate(source.stream.codec_context.rate)
+        longest = min(MAX_FULL_SECONDS, MAX_SAMPLES / kept_rate)
+        wanted = min(excerpt.seconds or longest, longest)
+        length = source.stated_seconds()
+        if length is None or source.is_guess():
+            length = source.measured_seconds()
+        piece = source.decode(max(0.0, (length - wanted) / 2), wanted)
+        if piece.complete != (length >= wanted):  # the header was wrong
+            length = source.measured_seconds()
+            piece = source.decode(max(0.0, (length - wanted) / 2), wanted)
+        if not len(piece.samples):  # the rest is damaged, or nothing can be sought
+            piece = source.decode(0.0, wanted)
+        if not len(piece.samples):
+            raise NotAudio(path, "nothing in it can be decoded; it is damaged or no audio file")
+        end = piece.start + len(piece.samples) / piece.rate
+        track_seconds = max(length, end) if piece.complete else end
+        return Waveform(piece.samples, piece.rate, piece.start, track_seconds)
+
+
+def resample(waveform: Waveform, rate: int) -> Waveform:
+    """Return `waveform` at `rate` Hz, by soxr at quality HQ: what librosa calls "soxr_hq".
+
+    HQ is 20 bits of precision, linear phase, flat to 0.91 of the lower Nyquist frequency (soxr.h).
+    """
+    if rate == waveform.rate:
+        return waveform
+    samples = soxr.resample(waveform.samples, waveform.rate, rate, quality="HQ")
+    return Waveform(samples, rate, waveform.start, waveform.track_seconds)
+
+
+def audio_digest(path: Path) -> str:
+    """Return 32 hexadecimal digits that stand for the compressed audio in `path` alone.
+
+    BLAKE2b-128 over the audio track's bytes in order: equal after any edit of tags, pictures or
+    padding, whoever made it. It covers neither container, packet boundaries, nor the names and
+    parameters that FFmpeg gives to them, which may change with FFmpeg's version.
+
+    Raises NotAudio, Unreadable or RetryLater (FileChanged if the file changes meanwhile).
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    count = 0
+    with _opened(path) as source:
+        if source.container.format.name in _TAGS_OUTSIDE:
+            # quicker than FFmpeg's demuxers, whose parsers look for frames in every byte
+            start, end = _skip_flac_metadata(source.descriptor, source.start), source.end
+            while start < end:
+                block = os.pread(source.descriptor, min(_BLOCK, end - start), start)
+                if not block:
+                    break
+                digest.update(block)
+                start += len(block)
+                count += len(block)
+        else:
+            for packet in source.packets():
+                digest.update(packet)
+                count += packet.size
+        if not count:
+            raise NotAudio(path, "it holds no audio, only headers or tags")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Piece:
+    samples: FloatArray
+    rate: int
+    start: float  # seconds
+    complete: bool  # as long as was wanted
+
+
+@dataclass(frozen=True)
+class _Source:
+    descriptor: int
+    start: int  # byte at which the file begins and ends, but for tags around it
+    end: int
+    container: InputContainer
+    stream: av.AudioStream
+
+    def stated_seconds(self) -> float | None:
+        if self.container.format.name == "dsf":  # FFmpeg guesses it from the file's size
+            head = os.pread(self.descriptor, 72, self.start)
+            return int.from_bytes(head[64:72], "little") / int.from_bytes(head[56:60], "little")
+        if self.stream.duration:
+            return float(self.stream.duration * self.stream.time_base)
+        return self.container.duration / av.time_base if self.container.duration else None
+
+    def is_guess(self) -> bool:
+        """Whether the stated length may be FFmpeg's guess from the bit rate and the file's size.
+
+        So it is for MP3 without index, and for ASF as soon as a tag edit changes the file's size.
+        """
+        name = self.container.format.name
+        if name not in {"mp3", "asf"} or self.end - self.start > _MEASURE_BYTES:
+            return False
+        head = os.pread(self.descriptor, 4096, self.start)
+        return name == "asf" or not any(index in head for index in (b"Xing", b"Info", b"VBRI"))
+
+    def measured_seconds(self) -> float:
+        """Read all packets, decoding none, and return the end of the last."""
+        self._seek(0.0)
+        ends = [
+            packet.pts + (packet.duration or 0)
+            for packet in self.packets()
+            if packet.pts is not None
+        ]
+        return float((max(ends) - self._origin()) * self.stream.time_base) if ends else 0.0
+
+    def packets(self) -> Iterator[av.Packet]:
+        """Yield the stream's packets up to the end; a damaged stretch is read past."""
+        for _ in range(_DEMUX_RETRIES):
+            with contextlib.suppress(av.FFmpegError):
+                yield from self.container.demux(self.stream)
+                return
+
+    def decode(self, start: float, seconds: float) -> _Piece:
+        """Decode `seconds` from `start`, or what there is of them, dropping what lies before."""
+        self._seek(start)
+        collector: _Collector | None = None
+        position = start
+        for packet in self.packets():
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                continue  # a damaged packet
+            for frame in frames:
+                if frame.sample_rate not in _PLAUSIBLE_RATES:
+                    continue
+                if collector is None:
+                    position = start if frame.pts is None else self._seconds_at(frame)
+                    collector = _Collector(frame.sample_rate, start - position, seconds)
+                if frame.sample_rate == collector.rate:
+                    collector.add(_mono(frame))
+            if collector is not None and not collector.missing:
+                break
+        if collector is None:
+            return _Piece(np.zeros(0, np.float32), MAX_NATIVE_RATE, start, complete=False)
+        samples = collector.finish()
+        return _Piece(
+            samples, collector.kept_rate, max(start, position), complete=not collector.missing
+        )
+
+    def _seek(self, start: float) -> None:
+        if (self.stated_seconds() or 0.0) > _LONG_SECONDS:
+            self.container.flags |= _FAST_SEEK
+        target = max(0.0, start - _PREROLL) / self.stream.time_base
+        self.stream.codec_context.flush_buffers()  # it may have been read to the end before
+        with contextlib.suppress(av.FFmpegError):  # then reading goes on where it stands
+            self.container.seek(self._origin() + int(target), stream=self.stream)
+
+    def _origin(self) -> int:
+        return self.stream.start_time or 0
+
+    def _seconds_at(self, frame: av.AudioFrame) -> float:
+        return float(frame.pts * frame.time_base - self._origin() * self.stream.time_base)
+
+
+class _Collector:
+    """Takes blocks of mono samples and keeps `seconds` of them, after `early` seconds to drop."""
+
+    def __init__(self, rate: int, early: float, seconds: float) -> None:
+        self.rate = rate
+        self.kept_rate = _kept_rate(rate)
+        self.surplus = max(0, round(early * rate))  # samples still to drop
+        self.missing = round(seconds * rate)  # samples still to take
+        # untouched pages of an empty array cost no memory, joining a list of blocks twice as much
+        self._kept = np.empty(round(seconds * self.kept_rate) + 1, np.float32)
+        self._filled = 0
+        self._resampler = None
+        if self.kept_rate != rate:
+            self._resampler = soxr.ResampleStream(rate, self.kept_rate, 1, quality="HQ")
+
+    def add(self, block: FloatArray) -> None:
+        taken = block[self.surplus : self.surplus + self.missing]
+        self.surplus = max(0, self.surplus - len(block))
+        self.missing -= len(taken)
+        if self._resampler is not None:
+            taken = self._resampler.resample_chunk(taken)
+        self._keep(taken)
+
+    def finish(self) -> FloatArray:
+        """Return the samples, finite and within +-MAX_AMPLITUDE."""
+        if self._resampler is not None:
+            self._keep(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        samples = self._kept[: self._filled]
+        if self._filled < len(self._kept) // 2:
+            samples = samples.copy()
+        np.nan_to_num(samples, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.clip(samples, -MAX_AMPLITUDE, MAX_AMPLITUDE, out=samples)
+
+    def _keep(self, block: FloatArray) -> None:
+        block = block[: len(self._kept) - self._filled]
+        self._kept[self._filled : self._filled + len(block)] = block
+        self._filled += len(block)
+
+
+def _kept_rate(rate: int) -> int:
+    """The rate at which audio of `rate` is handed out: its own, if it is no DSD or DXD."""
+    if rate <= MAX_NATIVE_RATE:
+        return rate
+    return 44100 if rate % 44100 == 0 else 48000
+
+
+def _mono(frame: av.AudioFrame) -> FloatArray:
+    """The mean of a frame's channels, (n,) float32 in [-1, 1]."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    mono: FloatArray = samples.mean(axis=0, dtype=np.float32)
+    if samples.dtype == np.uint8:
+        mono = (mono - 128) / np.float32(128)
+    elif samples.dtype.kind == "i":
+        mono = mono / np.float32(2 ** (8 * samples.itemsize - 1))
+    return mono
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[_Source]:
+    """Open `path` and choose its audio track; every failure inside becomes a FileError."""
+    try:
+        before = path.stat()
+        if not stat.S_ISREG(before.st_mode):
+            kind = "folder" if stat.S_ISDIR(before.st_mode) else "fifo, socket or device"
+            raise Unreadable(path, f"is a {kind}, not a file")
+        # non-blocking, should a fifo have taken its place since
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise _os_error(path, error) from error
+    try:
+        if not before.st_size:
+            raise NotAudio(path, "is empty")
+        start, end = _span_between_tags(descriptor)
+        if start == end:
+            raise NotAudio(path, "holds tags, but no audio")
+        with _open_container(descriptor, start, end) as container:
+            stream = _choose_stream(path, container)
+            yield _Source(descriptor, start, end, container, stream)
+        _check_unchanged(path, before, descriptor)
+    except (FileError, av.FFmpegError, OSError) as error:
+        _check_unchanged(path, before, descriptor)  # if it has changed, that is the cause
+        if isinstance(error, FileError):
+            raise
+        if isinstance(error, av.FFmpegError):
+            _check_readable(path, descriptor)
+            raise NotAudio(path, "is no audio file that FFmpeg can open") from error
+        raise _os_error(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
+def _open_container(descriptor: int, start: int, end: int) -> InputContainer:
+    """Open bytes `start` to `end` of a file.
+
+    FFmpeg does not get to see the tags around them: it refuses APE, WavPack and Musepack behind
+    ID3v2, takes APE's trailing tag for audio, and counts them all when it guesses a length.
+    """
+    options = {
+        "fd": str(descriptor),
+        "protocol_whitelist": "subfile,fd",
+        "format_whitelist": f"{_CONTAINERS},{_VIDEO_CONTAINERS}",
+    }
+    container: InputContainer = av.open(
+        f"subfile,,start,{start},end,{end},,:fd:",
+        container_options=options,
+        metadata_errors="replace",  # of tags we do not even look at
+    )
+    return container
+
+
+def _choose_stream(path: Path, container: InputContainer) -> av.AudioStream:
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails
+    if any(not stream.disposition & covers for stream in container.streams.video):
+        raise NotAudio(path, "is a video")
+    for stream in container.streams.audio:
+        context = stream.codec_context
+        if context is not None and context.rate in _PLAUSIBLE_RATES:
+            context.thread_count = 1  # tracks run side by side instead
+            return stream
+    raise NotAudio(path, "has no audio track that FFmpeg can decode")
+
+
+def _check_unchanged(path: Path, before: os.stat_result, descriptor: int) -> None:
+    """Raise FileChanged if `path` is not, or no longer, the file that was opened."""
+    try:
+        named = path.stat()
+    except OSError as error:
+        raise FileChanged(path, "vanished while it was read") from error
+    for now in (named, os.fstat(descriptor)):
+        if _identity(now) != _identity(before):
+            raise FileChanged(path, "changed while it was read")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_readable(path: Path, descriptor: int) -> None:
+    """Raise if the disk is at fault: FFmpeg says "I/O error" of a malformed file, too."""
+    try:
+        offset = 0
+        while block := os.pread(descriptor, _BLOCK, offset):
+            offset += len(block)
+    except OSError as error:
+        raise _os_error(path, error) from error
+
+
+def _os_error(path: Path, error: OSError) -> FileError:
+    if error.errno in _TRANSIENT:
+        return RetryLater(path, f"cannot be read now: {error.strerror}")
+    if error.errno == errno.ENOENT:
+        return Unreadable(path, "is a broken link" if path.is_symlink() else "does not exist")
+    if error.errno == errno.ELOOP:
+        return Unreadable(path, "is a link in a loop of links")
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return Unreadable(path, "no permission to read it")
+    return Unreadable(path, f"cannot be read: {error.strerror}")
+
+
+def _span_between_tags(descriptor: int) -> tuple[int, int]:
+    """Return where a file begins and ends, but for the tags in front and behind, in bytes.
+
+    Known are ID3v2 and APE tags in front, and ID3v1, ID3v2.4, APE and Lyrics3 tags behind, in any
+    order and number (id3.org; Hydrogenaudio's specifications of APEv2 and Lyrics3).
+    """
+    start, end = 0, os.fstat(descriptor).st_size
+    while 0 < (size := _leading_tag(os.pread(descriptor, 32, start))) <= end - start:
+        start += size
+    while start < end:
+        length = min(_TAIL, end - start)
+        size = _trailing_tag(os.pread(descriptor, length, end - length))
+        if not 0 < size <= end - start:
+            break
+        end -= size
+    return start, end
+
+
+def _skip_flac_metadata(descriptor: int, start: int) -> int:
+    """Return where the first frame of a FLAC is that begins at `start` (RFC 9639), in bytes."""
+    if os.pread(descriptor, 4, start) != b"fLaC":
+        return start
+    start += 4
+    last = False
+    while not last and len(block := os.pread(descriptor, 4, start)) == 4:
+        last = bool(block[0] & 0x80)
+        start += 4 + int.from_bytes(block[1:], "big")
+    return start
+
+
+def _leading_tag(head: bytes) -> int:
+    """The size in bytes of the tag that begins with `head`; 0 if it is none."""
+    if len(head) < 32:
+        return 0
+    if head.startswith(b"ID3"):
+        return 10 + _synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)  # with a footer
+    if head.startswith(b"APETAGEX"):
+        return 32 + int.from_bytes(head[12:16], "little")
+    return 0
+
+
+def _trailing_tag(tail: bytes) -> int:
+    """The size in bytes of the tag that ends with `tail`; 0 if it is none."""
+    if tail[-128:-125] == b"TAG":
+        return 128 + (227 if tail[-355:-351] == b"TAG+" else 0)
+    if tail[-32:-24] == b"APETAGEX":
+        header = 32 if tail[-9] & 0x80 else 0
+        return header + int.from_bytes(tail[-20:-16], "little")
+    if tail.endswith(b"LYRICS200") and tail[-15:-9].isdigit():
+        return int(tail[-15:-9]) + 15
+    if tail.endswith(b"LYRICSEND") and b"LYRICSBEGIN" in tail:
+        return len(tail) - tail.rindex(b"LYRICSBEGIN")
+    if tail[-10:-7] == b"3DI":
+        return 20 + _synchsafe(tail[-4:])
+    return 0
+
+
+def _synchsafe(number: bytes) -> int:
+    """ID3v2's integers: seven bits a byte, most significant first."""
+    return sum((byte & 0x7F) << shift for byte, shift in zip(number, (21, 14, 7, 0), strict=True))

@@ -1,0 +1,425 @@
+"""The command `reclass-plex`: parse, call, print. What it does is in the modules it calls.
+
+Exit status: 0 when all worked, 1 when some files failed (each is named), 2 for wrong use.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reclass_plex import changes, console, doctor, models, pipeline
+from reclass_plex.audio import AUDIO_SUFFIXES
+from reclass_plex.config import Config, load_config
+from reclass_plex.ensemble import Ensemble
+from reclass_plex.errors import ConfigError, FileError, ReclassError, printable
+from reclass_plex.files import FoundFile, find_audio_files
+from reclass_plex.records import Excerpt
+from reclass_plex.store import Store
+
+app = typer.Typer(
+    help="Listens to your music, decides each genre, writes it so that nothing is lost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="The models that vote.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+FAILED = 1  # exit status: some files failed
+WRONG_USE = 2
+
+
+class Mode(enum.Enum):
+    """What happens to a genre that is already there."""
+
+    fill = "fill"
+    append = "append"
+    replace = "replace"
+
+
+Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file.", show_default=False)
+]
+Taxonomy = Annotated[
+    str | None,
+    typer.Option(help="Set of genres: default, or gtzan (the ten of the papers)."),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Tracks heard at once.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command()
+def classify(
+    paths: Paths,
+    as_json: AsJson = False,
+    top: Annotated[int, typer.Option(min=1, help="How many genres to show.")] = 3,
+    stages: Annotated[bool, typer.Option("--stages", help="Show each stage's vote.")] = False,
+    taxonomy: Taxonomy = None,
+    jobs: Jobs = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Say the genre of files and folders. Changes nothing, remembers nothing."""
+    config = _configure(config_file, {"ensemble": {"taxonomy": taxonomy}})
+    found = _find(paths, leftovers=[])
+    ensemble = Ensemble(config.ensemble)
+    failed = 0
+    with console.stopping_politely() as should_stop:
+        results = pipeline.classify_files(
+            found, ensemble, workers=_workers(jobs), should_stop=should_stop
+        )
+        for result in console.follow(results, len(found), "listening"):
+            failed += result.error is not None
+            if as_json:
+                console.print_json(console.result_as_json(result, top))
+            elif result.error is not None:
+                console.print_error(result.error)
+            elif (verdict := result.verdict) is not None:
+                console.say(
+                    f"{console.short_path(result.path)}: {console.describe_verdict(verdict, top)}"
+                    f"  [{verdict.decided_by}, {verdict.seconds:.2f} s]"
+                )
+                for vote in verdict.votes if stages else ():
+                    ranked = ", ".join(f"{g.name} {g.confidence:.2f}" for g in vote.genres[:top])
+                    console.say(f"    {vote.stage:<16} {ranked}  [{vote.seconds:.2f} s]")
+        _exit_if(should_stop(), failed)
+
+
+@app.command()
+def tag(
+    paths: Paths,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, but write nothing.")] = False,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="fill: only where none is. append: add. replace: put in its place."),
+    ] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Write only genres this probable.")
+    ] = None,
+    overwrite_user_genres: Annotated[
+        bool | None,
+        typer.Option("--overwrite-user-genres", help="Also where you edited or undid our genre."),
+    ] = None,
+    taxonomy: Taxonomy = None,
+    jobs: Jobs = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Write the genre of every track that has none. Every change can be undone."""
+    config = _configure(
+        config_file,
+        {
+            "ensemble": {"taxonomy": taxonomy},
+            "policy": {
+                "mode": mode.value if mode else None,
+                "min_confidence": min_confidence,
+                "overwrite_user_genres": overwrite_user_genres,
+            },
+        },
+    )
+    leftovers: list[Path] = []
+    found = _find(paths, leftovers)
+    count = sum(isinstance(item, FoundFile) for item in found)
+    if not dry_run:
+        _confirm(f"Tag {count} files ({config.policy.mode} mode)?", yes)
+    with (
+        Store.open(config.store.resolve()) as store,
+        store.writing_files(),
+        console.stopping_politely() as should_stop,
+    ):
+        _repair(store)
+        changes.remove_leftovers(store, leftovers)
+        run_id = None if dry_run else store.start_run("tag")
+        results = pipeline.tag_files(
+            found,
+            store=store,
+            ensemble=Ensemble(config.ensemble),
+            config=config,
+            run_id=run_id,
+            workers=_workers(jobs),
+            should_stop=should_stop,
+        )
+        counts = {"written": 0, "kept": 0, "failed": 0}
+        for result in console.follow(results, len(found), "tagging"):
+            _count_and_print(result, counts, dry_run=dry_run, as_json=as_json)
+        if run_id is not None:
+            store.finish_run(run_id)
+        if not as_json:
+            changed = "would change" if dry_run else "changed"
+            console.say(
+                f"{counts['written']} {changed}, {counts['kept']} kept as they were,"
+                f" {counts['failed']} failed"
+            )
+            if run_id is not None and counts["written"]:
+                console.say(f"take it back with: reclass-plex undo --run {run_id}")
+        _exit_if(should_stop(), counts["failed"])
+
+
+def _count_and_print(
+    result: pipeline.TrackResult, counts: dict[str, int], *, dry_run: bool, as_json: bool
+) -> None:
+    plan, verdict = result.plan, result.verdict
+    changes_file = result.written or (dry_run and plan is not None and plan.after is not None)
+    kind = "failed" if result.error else "written" if changes_file else "kept"
+    counts[kind] += 1
+    if as_json:
+        console.print_json(console.result_as_json(result))
+    elif result.error is not None:
+        console.print_error(result.error)
+    elif plan is not None and verdict is not None:
+        name = console.short_path(result.path)
+        if changes_file:
+            before, after = console.genres_text(plan.before), console.genres_text(plan.after or ())
+            console.say(f"{name}: {before} -> {after}  [{plan.reason}; {verdict.decided_by}]")
+        else:
+            console.say(f"{name}: kept {console.genres_text(plan.before)}  [{plan.reason}]")
+
+
+@app.command()
+def undo(
+    run: Annotated[int | None, typer.Option(help="The run to take back.")] = None,
+    path: Annotated[Path | None, typer.Option(help="A file, or all files in a folder.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="All since: 2026-11-22, 2026-11-22T18:30, 90m, 12h, 3d.")
+    ] = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Give files their former bytes back: the last run, or what you name."""
+    config = _configure(config_file, {})
+    with (
+        Store.open(config.store.resolve()) as store,
+        store.writing_files(),
+        console.stopping_politely() as should_stop,
+    ):
+        _repair(store)
+        if run is None and path is None and since is None:
+            standing = [summary.id for summary in store.list_runs() if summary.done]
+            if not standing:
+                console.say("there is nothing to undo", to=console.err)
+                return
+            run = standing[0]
+        if run is not None and run not in [summary.id for summary in store.list_runs()]:
+            raise ConfigError(f"--run {run}: there is no such run; see reclass-plex history")
+        entries = store.changes(
+            run_id=run,
+            path=None if path is None else Path(os.path.abspath(path)),  # noqa: PTH100 - keep links
+            since=None if since is None else _parse_time(since),
+        )
+        if not entries:
+            console.say("there is nothing to undo", to=console.err)
+            return
+        _confirm(f"Take back {len(entries)} changes?", yes)
+        counts = {"restored": 0, "kept": 0}
+        results = changes.undo_changes(store, entries, config.tags, should_stop)
+        for entry, result in console.follow(results, len(entries), "undoing"):
+            counts["restored" if result.restored else "kept"] += 1
+            if as_json:
+                console.print_json(
+                    {
+                        "path": os.fspath(entry.path),
+                        "restored": result.restored,
+                        "how": result.how,
+                        "genres": list(entry.before if result.restored else entry.after),
+                    }
+                )
+            else:
+                line = f"{console.short_path(entry.path)}: {result.how}"
+                console.say(line, style="" if result.restored else "yellow")
+        if not as_json:
+            console.say(f"{counts['restored']} restored, {counts['kept']} left as they are")
+        _exit_if(should_stop(), counts["kept"])
+
+
+@app.command()
+def history(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs.")] = 20,
+    as_json: AsJson = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """List the runs that changed files, newest first."""
+    config = _configure(config_file, {})
+    with Store.open(config.store.resolve()) as store:
+        runs = store.list_runs(limit)
+    if as_json:
+        for summary in runs:
+            console.print_json(dict(vars(summary)))
+        return
+    if not runs:
+        console.say("no run has changed a file yet")
+        return
+    shown = console.table("run", "command", "started", "took", "changed", "undone")
+    for summary in runs:
+        took = "" if summary.finished is None else f"{summary.finished - summary.started:.0f} s"
+        shown.add_row(
+            str(summary.id),
+            summary.command,
+            datetime.fromtimestamp(summary.started).strftime("%Y-%m-%d %H:%M:%S"),
+            took or "did not end",
+            str(summary.done + summary.undone),
+            str(summary.undone),
+        )
+    console.out.print(shown)
+
+
+@app.command()
+def features(
+    file: Annotated[Path, typer.Argument(help="An audio file.", show_default=False)],
+    excerpt: Annotated[str, typer.Option(help="full, or middle30 (the middle 30 s).")] = "middle30",
+    as_json: AsJson = False,
+) -> None:
+    """Print the 518 FMA features of a file, named and ordered as the published table has them."""
+    try:
+        part = Excerpt.parse(excerpt)
+    except ValueError as error:
+        raise ConfigError(f"--excerpt: {error}") from None
+    rate, values = pipeline.fma_features(file, part)
+    if as_json:
+        console.print_json(
+            {"path": os.fspath(file), "excerpt": part.name, "rate": rate, "features": values}
+        )
+        return
+    for name, value in values.items():
+        console.say(f"{name}\t{value:.6g}")
+
+
+@app.command("doctor")
+def run_doctor(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
+    """Check this installation: decoder, models, store, disk. Says what to do about each fault."""
+    checks = doctor.examine(_configure(config_file, {}))
+    for check in checks:
+        if as_json:
+            console.print_json(dict(vars(check)))
+        else:
+            style = {"ok": "green", "warning": "yellow", "error": "red"}[check.level]
+            console.say(f"{check.level:<8}{check.name}: {check.text}", style=style)
+            if check.advice:
+                console.say(f"        {check.advice}")
+    raise typer.Exit(FAILED if any(check.level == "error" for check in checks) else 0)
+
+
+@models_app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List the heads and what each is worth, and the files that they and the encoders are in."""
+    from reclass_plex.heads import load_card
+
+    cards = [load_card(folder) for folder in sorted((models.DATA / "heads").iterdir())]
+    files = list(models.list_models())
+    if as_json:
+        for card in cards:
+            console.print_json({"head": card.model_dump(mode="json")})
+        for file in files:
+            console.print_json({"file": file.name, "size": file.size, "problem": file.problem})
+        return
+    heads = console.table("head", "genres", "hears", "accuracy (95 %)", "measured by")
+    for card in cards:
+        for number, one in enumerate(card.measured):
+            name = (
+                (card.name, str(len(card.genres)), card.features) if number == 0 else ("", "", "")
+            )
+            accuracy = f"{one.accuracy:.3f} ({one.low:.2f} to {one.high:.2f})"
+            heads.add_row(*name, accuracy, one.protocol)
+    console.out.print(heads)
+    console.say("")
+    listed = console.table("file", "size", "state")
+    for file in files:
+        listed.add_row(file.name, f"{file.size / 1e6:.2f} MB", file.problem or "ok")
+    console.out.print(listed)
+
+
+def _configure(file: Path | None, overrides: dict[str, dict[str, Any]]) -> Config:
+    """Return the configuration with the options of the command line, where given, on top."""
+    config = load_config(file)
+    data = config.model_dump()
+    for group, options in overrides.items():
+        data[group] |= {key: value for key, value in options.items() if value is not None}
+    if (name := data["ensemble"]["taxonomy"]) not in (known := ("default", "gtzan")):
+        raise ConfigError(f"--taxonomy {name}: is none of {', '.join(known)}")
+    return Config.model_validate(data)
+
+
+def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | FileError]:
+    """Return every audio file below the paths, made absolute without resolving links.
+
+    Temporary copies of ours on the way go to `leftovers`.
+    """
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - keep links
+    found: list[FoundFile | FileError] = []
+    with console.showing_progress(None, "looking for music") as advance:
+        for item in find_audio_files(absolute, AUDIO_SUFFIXES, leftovers.append):
+            found.append(item)
+            advance(1)
+    if not found:
+        named = ", ".join(printable(path) for path in paths)
+        console.say(f"no audio files in {named}", to=console.err)
+    return found
+
+
+def _repair(store: Store) -> None:
+    for line in changes.repair(store):
+        console.say(line, to=console.err)
+
+
+def _workers(jobs: int | None) -> int:
+    if jobs is not None:
+        return jobs
+    if hasattr(os, "sched_getaffinity"):  # Linux: the cores that we may use, not all there are
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError("there is no terminal to ask on: add --yes (or --dry-run)")
+    if not console.ask(question):
+        raise typer.Exit(0)
+
+
+_SPANS = {"m": 60, "h": 3600, "d": 86400}  # seconds
+
+
+def _parse_time(text: str) -> float:
+    if match := re.fullmatch(r"(\d+)([mhd])", text):
+        return time.time() - int(match[1]) * _SPANS[match[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise ConfigError(
+            f"--since {text}: is no time; write 2026-11-22, 2026-11-22T18:30, 90m, 12h or 3d"
+        ) from None
+
+
+def _exit_if(stopped: bool, failed: int) -> None:
+    if stopped or failed:
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """Run the command; turn our own errors into one line and an exit status."""
+    try:
+        app()
+    except ConfigError as error:
+        console.say(f"error: {error}", style="red", to=console.err)
+        sys.exit(WRONG_USE)
+    except ReclassError as error:
+        console.say(f"error: {error}", style="red", to=console.err)
+        sys.exit(FAILED)
+    except BrokenPipeError:  # the reader of our output (head, say) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)

@@ -1,0 +1,267 @@
+"""The whole story of a batch of tracks, read top to bottom.
+
+    find -> (known and unchanged? its verdict is in the store)
+         -> read tags -> audio digest -> (known audio? its verdict is in the store)
+         -> decode -> ensemble -> store
+         -> album by album: policy -> journal -> file
+
+Analysis runs in worker threads (decoding, resampling and torch release the GIL); everything that
+changes a file runs in the caller's thread, one file after another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TypeVar
+
+from reclass_plex import audio, tags
+from reclass_plex.changes import apply_genres
+from reclass_plex.config import Config
+from reclass_plex.ensemble import Ensemble
+from reclass_plex.errors import FileError, RetryLater
+from reclass_plex.files import FoundFile
+from reclass_plex.genres import Taxonomy
+from reclass_plex.policy import plan_tags
+from reclass_plex.records import Embedding, Excerpt, TagPlan, Track, Verdict
+from reclass_plex.store import KnownTrack, Store
+
+PREFETCH_PER_WORKER = 4  # tracks analysed ahead of the writer: bounds memory, keeps workers busy
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_DISC_FOLDER = re.compile(r"(cd|dis[ck])[ ._-]*\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TrackResult:
+    """What became of one file. Exactly one of `plan` and `error` says why nothing was written."""
+
+    path: Path
+    verdict: Verdict | None = None
+    plan: TagPlan | None = None
+    written: bool = False
+    error: FileError | None = None
+
+
+@dataclass(frozen=True)
+class _Analysed:
+    """A file with what is known of it: `known.verdict` is set unless `error` is."""
+
+    path: Path
+    known: KnownTrack | None
+    error: FileError | None = None
+
+
+def classify_file(path: Path, ensemble: Ensemble) -> tuple[Verdict, tuple[Embedding, ...]]:
+    """Decode what the ensemble asks for, and let it vote. Needs no store and changes nothing.
+
+    Raises FileError when the file is not decodable audio.
+    """
+    return ensemble.classify(audio.decode_excerpt(path, ensemble.excerpt))
+
+
+def classify_files(
+    found: Iterable[FoundFile | FileError],
+    ensemble: Ensemble,
+    *,
+    workers: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[TrackResult]:
+    """Yield the verdict, or the error, of every file in order. Nothing is written anywhere."""
+
+    def classify(item: FoundFile | FileError) -> TrackResult:
+        if isinstance(item, FileError):
+            return TrackResult(item.path, error=item)
+        try:
+            return TrackResult(item.path, classify_file(item.path, ensemble)[0])
+        except FileError as error:
+            return TrackResult(item.path, error=error)
+
+    return _map_ahead(classify, found, workers, should_stop)
+
+
+def fma_features(path: Path, excerpt: Excerpt) -> tuple[int, dict[str, float]]:
+    """Return the rate in Hz of a file's audio, and its 518 FMA features by name, in order.
+
+    Audio at less than the features' lowest rate is resampled to 22,050 Hz. Raises FileError.
+    """
+    import torch
+
+    from reclass_plex.features import COLUMN_NAMES, MINIMUM_RATE, extract_fma_features
+
+    waveform = audio.decode_excerpt(path, excerpt)
+    if waveform.rate < MINIMUM_RATE:
+        waveform = audio.resample(waveform, 22050)
+    values = extract_fma_features(torch.from_numpy(waveform.samples)[None], waveform.rate)[0]
+    return waveform.rate, dict(zip(COLUMN_NAMES, values.tolist(), strict=True))
+
+
+def tag_files(
+    found: Sequence[FoundFile | FileError],
+    *,
+    store: Store,
+    ensemble: Ensemble,
+    config: Config,
+    run_id: int | None,
+    workers: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[TrackResult]:
+    """Decide and write the genre of every file; yield what became of each, albums together.
+
+    `found` comes from `files.find_audio_files` (sorted, so that albums stand together). With
+    `run_id` None nothing is written (dry run). `should_stop` is asked between files: the file in
+    hand is finished, the rest is left for the next run, which goes on where this one stopped.
+    """
+    models = ensemble.fingerprint
+
+    def analyse(item: _Analysed | tuple[FoundFile, KnownTrack | None]) -> _Analysed:
+        return item if isinstance(item, _Analysed) else _analyse(*item, store, ensemble)
+
+    analysed = _map_ahead(analyse, _with_known(found, store, models), workers, should_stop)
+    write = partial(
+        _write_together,
+        store=store,
+        config=config,
+        taxonomy=ensemble.taxonomy,
+        run_id=run_id,
+        should_stop=should_stop,
+    )
+    for _, folder in groupby(analysed, key=lambda item: _album_folder(item.path)):
+        album: list[_Analysed] = []
+        for item in folder:
+            if item.error is not None:
+                yield TrackResult(item.path, error=item.error)
+            elif item.known is not None and item.known.album is None:
+                yield from write([item])
+            else:
+                album.append(item)  # its tracks vote together, once all are heard
+        yield from write(album)
+
+
+def _map_ahead(
+    function: Callable[[T], R], items: Iterable[T], workers: int, should_stop: Callable[[], bool]
+) -> Iterator[R]:
+    """Yield function(item) in order, computed in threads, a bounded number ahead."""
+    with ThreadPoolExecutor(workers, "analyse") as pool:
+        ahead: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                if should_stop():
+                    return
+                ahead.append(pool.submit(function, item))
+                if len(ahead) >= workers * PREFETCH_PER_WORKER:
+                    yield ahead.popleft().result()
+            while ahead and not should_stop():
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _with_known(
+    found: Iterable[FoundFile | FileError], store: Store, models: str
+) -> Iterator[_Analysed | tuple[FoundFile, KnownTrack | None]]:
+    """Tell the files that are known and unchanged from those that must be read.
+
+    The store is asked folder by folder, so that memory is bounded by the largest folder.
+    """
+    for folder, items in groupby(found, key=lambda item: item.path.parent):
+        known = {track.path: track for track in store.known_files(folder, models)}
+        for item in items:
+            if isinstance(item, FileError):
+                yield _Analysed(item.path, None, item)
+                continue
+            track = known.get(item.path)
+            if track is None or (track.size, track.mtime_ns) != (item.size, item.mtime_ns):
+                yield item, track
+            elif track.error is not None:
+                yield _Analysed(item.path, track, FileError.of_kind(*track.error, item.path))
+            elif track.verdict is None:
+                yield item, track
+            else:
+                yield _Analysed(item.path, track)
+
+
+def _analyse(
+    item: FoundFile, before: KnownTrack | None, store: Store, ensemble: Ensemble
+) -> _Analysed:
+    """Read one file, take its verdict from the store or the ensemble, and record both."""
+    path, models = item.path, ensemble.fingerprint
+    try:
+        file_tags = tags.read_tags(path)
+        digest = audio.audio_digest(path)
+        verdict = store.find_verdict(digest, models)
+        if verdict is None:
+            verdict, embeddings = classify_file(path, ensemble)
+            store.save_verdict(digest, models, verdict, embeddings)
+    except RetryLater as error:
+        return _Analysed(path, before, error)  # not remembered: the next run looks again
+    except FileError as error:
+        store.save_track(path, item.size, item.mtime_ns, error=error)
+        return _Analysed(path, before, error)
+    store.save_track(
+        path,
+        item.size,
+        item.mtime_ns,
+        digest=digest,
+        genres=file_tags.genres,
+        album=_album_key(path, file_tags),
+    )
+    return _Analysed(path, store.find_track(path, models))
+
+
+def _write_together(
+    items: Sequence[_Analysed],
+    *,
+    store: Store,
+    config: Config,
+    taxonomy: Taxonomy,
+    run_id: int | None,
+    should_stop: Callable[[], bool],
+) -> Iterator[TrackResult]:
+    """Plan for tracks that may share albums, then write one after another."""
+    pairs = [
+        (item.known, item.known.verdict) for item in items if item.known and item.known.verdict
+    ]
+    plans = plan_tags(
+        [(_as_track(known), verdict) for known, verdict in pairs],
+        config.policy,
+        taxonomy,
+    )
+    for (known, verdict), plan in zip(pairs, plans, strict=True):
+        result = TrackResult(known.path, verdict, plan)
+        if plan.after is None or run_id is None:
+            yield result
+        elif should_stop():
+            return
+        else:
+            try:
+                written = apply_genres(store, run_id, known, plan.after, config.tags)
+                yield replace(result, written=written)
+            except FileError as error:
+                yield replace(result, error=error)
+
+
+def _as_track(known: KnownTrack) -> Track:
+    return Track(known.path, known.genres, known.album, known.written, known.undone)
+
+
+def _album_folder(path: Path) -> Path:
+    """Return the folder of the file's album: "Album" for Album/CD1/x.flac and Album/x.flac."""
+    parent = path.parent
+    return parent.parent if _DISC_FOLDER.fullmatch(parent.name) else parent
+
+
+def _album_key(path: Path, file_tags: tags.FileTags) -> str | None:
+    """Return what tracks of one album share: its folder and its album tag (None without one)."""
+    if not file_tags.album:
+        return None
+    folder = str(_album_folder(path)).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return f"{folder}\n{file_tags.album}"

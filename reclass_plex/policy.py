@@ -1,0 +1,208 @@
+"""Verdicts and what the files say now -> what to write into which file, and why.
+
+Pure: reads and writes nothing. Planning again after a plan was carried out plans nothing.
+
+The rules, in the order in which they are asked:
+1. What the user did by hand stays: genres edited since our last write, and a write that was taken
+   back, are left alone unless `overwrite_user_genres`.
+2. `mode` fill leaves every file alone that has a genre which says something (see
+   `is_junk_genre`); append adds to such genres; replace puts ours in their place.
+3. `allow` and `ignore` strike genres, by our name or by the user's own (`names`), as if they had
+   never been heard.
+4. An album that agrees gets one answer, see `_find_consensus`.
+5. An unsure verdict writes nothing, unless a clear majority of the album agrees and the reason
+   is not that there was no music to hear, see `INHERITABLE`.
+6. The most probable genre that is left needs `min_confidence`. Up to `max_genres` in all are
+   written, the further ones if they have at least half of the first one's probability: as
+   probabilities add up to one, a second genre can hardly reach 0.5, yet 0.55 and 0.40 say that
+   both are heard. `add_parents` adds the broader genres after them, beyond `max_genres`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import fsum
+
+from reclass_plex.config import PolicyOptions
+from reclass_plex.genres import Taxonomy, genre_key, is_junk_genre, split_genres
+from reclass_plex.records import GenreScore, TagPlan, Track, Verdict
+
+CLEAR_MAJORITY = Fraction(3, 5)  # of an album's tracks; exact, for 3 of 5 is enough
+FEWEST_VOTERS = 2  # one track is no album
+FURTHER_SHARE = 0.5  # of the first genre's probability, for a further one
+INHERITABLE = frozenset({"too close to call", "unlike any known genre"})
+"""Reasons to be unsure of music. Silence, speech and noise are no music of the album's kind."""
+
+
+@dataclass(frozen=True)
+class _Consensus:
+    """An album's one answer: ranked genres, and how many of its `tracks` have it as their first.
+
+    `inherited` says whether its unsure tracks get it too.
+    """
+
+    genres: tuple[GenreScore, ...]
+    agreeing: int
+    tracks: int
+    inherited: bool
+
+    @property
+    def reason(self) -> str:
+        return f"album consensus: {self.agreeing} of {self.tracks} tracks"
+
+
+def plan_tags(
+    items: Sequence[tuple[Track, Verdict]], options: PolicyOptions, taxonomy: Taxonomy
+) -> list[TagPlan]:
+    """Return one plan a track, in the order of `items`.
+
+    Tracks of one album must be passed in one call, in any order.
+    """
+    namer = _Namer(options, taxonomy)
+    heard = [
+        replace(verdict, genres=tuple(s for s in verdict.genres if namer.find_name(s.name)))
+        for _, verdict in items
+    ]
+    albums: dict[str | None, list[Verdict]] = defaultdict(list)
+    for (track, _), verdict in zip(items, heard, strict=True):
+        if options.album_consensus and track.album is not None:
+            albums[track.album].append(verdict)
+    consensus = {
+        album: _find_consensus(verdicts, options, taxonomy) for album, verdicts in albums.items()
+    }
+    return [
+        _plan_track(track, verdict, consensus.get(track.album), options, namer)
+        for (track, _), verdict in zip(items, heard, strict=True)
+    ]
+
+
+def _find_consensus(
+    verdicts: Sequence[Verdict], options: PolicyOptions, taxonomy: Taxonomy
+) -> _Consensus | None:
+    """Return what the tracks of one album agree on, or None where they do not.
+
+    Every track that is sure votes with all its probabilities, weighted by its highest one, so
+    that clear tracks count for more than doubtful ones; the weighted mean is the album's
+    probability of each genre. There is no consensus where fewer than `CLEAR_MAJORITY` of the
+    voters have the album's first genre as their own first (a compilation), nor where its
+    probability is below `min_confidence`: then each track keeps its own answer.
+    """
+    voters = [v.genres for v in verdicts if v.unsure is None and v.genres]
+    if len(voters) < FEWEST_VOTERS:
+        return None
+    weights = [genres[0].confidence for genres in voters]
+    total = fsum(weights)
+    if total <= 0:
+        return None
+    parts: dict[str, list[float]] = defaultdict(list)
+    for genres, weight in zip(voters, weights, strict=True):
+        for score in genres:
+            parts[score.name].append(weight * score.confidence)
+    # fsum is exact, and equals are ranked by the taxonomy: the tracks' order cannot matter.
+    ranks = {name: rank for rank, name in enumerate(taxonomy.genres)}
+    ranked = sorted(
+        (GenreScore(name, fsum(products) / total) for name, products in parts.items()),
+        key=lambda score: (-score.confidence, ranks.get(score.name, len(ranks)), score.name),
+    )
+    first = ranked[0]
+    agreeing = sum(genres[0].name == first.name for genres in voters)
+    if Fraction(agreeing, len(voters)) < CLEAR_MAJORITY:
+        return None
+    if first.confidence < options.min_confidence:
+        return None
+    inherited = Fraction(agreeing, len(verdicts)) >= CLEAR_MAJORITY
+    return _Consensus(tuple(ranked), agreeing, len(verdicts), inherited)
+
+
+def _plan_track(
+    track: Track,
+    verdict: Verdict,
+    consensus: _Consensus | None,
+    options: PolicyOptions,
+    namer: _Namer,
+) -> TagPlan:
+    if verdict.unsure is not None and not (
+        consensus and consensus.inherited and verdict.unsure in INHERITABLE
+    ):
+        consensus = None
+    ranked = consensus.genres if consensus else verdict.genres
+    confidence = ranked[0].confidence if ranked else 0.0
+
+    def leave(reason: str) -> TagPlan:
+        return TagPlan(track.path, track.genres, None, confidence, reason)
+
+    if not options.overwrite_user_genres:
+        if track.undone:
+            return leave("taken back by undo since")
+        if track.written is not None and track.genres != track.written:
+            return leave("edited by hand since")
+    kept = tuple(genre for genre in track.genres if not _is_junk(genre))
+    if kept and options.mode == "fill":
+        return leave(f"already has {', '.join(kept)}")
+    if verdict.unsure is not None and consensus is None:
+        return leave(verdict.unsure)
+
+    if not ranked:
+        return leave("no allowed genre was heard")
+    first, *others = ranked
+    said = f"{first.name} {first.confidence:.2f}"
+    if first.confidence < options.min_confidence:
+        return leave(f"below {options.min_confidence:.2f} ({said})")
+    further = [s for s in others if s.confidence >= FURTHER_SHARE * first.confidence]
+    chosen = [first, *further][: options.max_genres]
+    names_to_write = namer.name_genres([score.name for score in chosen])
+
+    after = names_to_write
+    if options.mode == "append":
+        present = {genre_key(part) for genre in kept for part in (genre, *split_genres(genre))}
+        added = tuple(name for name in names_to_write if genre_key(name) not in present)
+        after = kept + added if added else track.genres
+    if after == track.genres:
+        return leave(f"already has {', '.join(names_to_write)}")
+    reason = said
+    if consensus:
+        reason = consensus.reason
+        if verdict.unsure is not None:
+            reason = f"{verdict.unsure}; {reason}"
+    return TagPlan(track.path, track.genres, after, confidence, reason)
+
+
+def _is_junk(genre: str) -> bool:
+    """Say whether a value, which may join several genres, tells nothing."""
+    return is_junk_genre(genre) or all(map(is_junk_genre, split_genres(genre)))
+
+
+class _Namer:
+    """Our genres -> the names that the user wants to see, without those that he does not."""
+
+    def __init__(self, options: PolicyOptions, taxonomy: Taxonomy) -> None:
+        self._names = {genre_key(ours): theirs for ours, theirs in options.names.items()}
+        self._allow = {genre_key(name) for name in options.allow}
+        self._ignore = {genre_key(name) for name in options.ignore}
+        self._parents = taxonomy.parents if options.add_parents else {}
+        self._found: dict[str, str | None] = {}  # a library asks for few genres, very often
+
+    def find_name(self, genre: str) -> str | None:
+        """Return the name to write for one of our genres, or None if it may not be written."""
+        if genre not in self._found:
+            self._found[genre] = self._find_name(genre)
+        return self._found[genre]
+
+    def _find_name(self, genre: str) -> str | None:
+        name = self._names.get(genre_key(genre), genre).strip()
+        keys = {genre_key(genre), genre_key(name)}
+        if _is_junk(name) or keys & self._ignore or (self._allow and not keys & self._allow):
+            return None
+        return name
+
+    def name_genres(self, genres: Collection[str]) -> tuple[str, ...]:
+        """Return the names to write for `genres` and, after them, for their parents."""
+        parents = [parent for genre in genres if (parent := self._parents.get(genre))]
+        names: dict[str, str] = {}
+        for genre in (*genres, *parents):
+            if name := self.find_name(genre):
+                names.setdefault(genre_key(name), name)
+        return tuple(names.values())

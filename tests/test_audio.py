@@ -1,0 +1,674 @@
+"""Every format decodes where it should; no tag edit moves the digest; bad files say why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import subprocess
+import sys
+import unicodedata
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import av
+import mutagen
+import numpy as np
+import numpy.typing as npt
+import pytest
+from audio_files import FORMATS, LOSSLESS, encode, make_audio, synthesize
+from mutagen.apev2 import APEv2, APEValue
+from mutagen.asf import ASF, ASFByteArrayAttribute
+from mutagen.flac import FLAC, Picture
+from mutagen.id3 import APIC, ID3, TCON, TIT2
+from mutagen.mp4 import MP4, MP4Cover
+from mutagen.ogg import OggFileType
+
+from reclass_plex import audio
+from reclass_plex.audio import audio_digest, decode_excerpt, probe, resample
+from reclass_plex.errors import FileChanged, FileError, NotAudio, Unreadable
+from reclass_plex.records import Excerpt, FloatArray, Waveform
+
+FULL = Excerpt(None)
+SECONDS = 8.0  # of the files that decoding is tested on
+SOURCED = [name for name in FORMATS if name not in {"ape", "musepack"}]  # made from SECONDS here
+# how far an excerpt may lie from its place in the source, in samples; FFmpeg's WMA decoder does
+# not count its own delay of one frame
+DELAYS = dict.fromkeys(LOSSLESS, 0) | {"wma": 2100, "dsf": 2}
+CODEC_DELAY = 1  # of the rest, whose files state their delay
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("audio")
+    return {name: make_audio(folder, name, seconds=SECONDS) for name in FORMATS}
+
+
+def mono_source(format_name: str) -> FloatArray:
+    rate = 48000 if format_name == "opus" else 44100
+    mono: FloatArray = synthesize(SECONDS, rate).mean(axis=0, dtype=np.float32)
+    return mono
+
+
+def place_of(piece: npt.NDArray[Any], whole: npt.NDArray[Any]) -> int:
+    """Where in `whole` the `piece` fits best, by cross-correlation."""
+    n = len(piece) + len(whole)
+    spectrum = np.fft.rfft(whole, n) * np.conj(np.fft.rfft(piece, n))
+    return int(np.fft.irfft(spectrum, n)[: len(whole)].argmax())
+
+
+# Decoding
+
+
+@pytest.mark.parametrize("format_name", SOURCED)
+def test_middle_is_the_middle(library: dict[str, Path], format_name: str) -> None:
+    source = mono_source(format_name)
+    got = decode_excerpt(library[format_name], Excerpt(3.0))
+    assert got.samples.dtype == np.float32
+    assert got.rate == (48000 if format_name == "opus" else 44100)
+    assert len(got.samples) == 3 * got.rate
+    assert got.start == pytest.approx((SECONDS - 3) / 2, abs=0.1)
+    assert got.track_seconds == pytest.approx(SECONDS, abs=0.1)
+    place = place_of(got.samples, source)
+    assert abs(place - got.start * got.rate) <= DELAYS.get(format_name, CODEC_DELAY)
+    expected = source[place : place + len(got.samples)]
+    if format_name in LOSSLESS:
+        np.testing.assert_array_equal(got.samples, expected)
+    else:
+        assert np.corrcoef(got.samples, expected)[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_full_is_all_of_it(library: dict[str, Path], format_name: str) -> None:
+    seconds = 3.03 if format_name == "musepack" else SECONDS
+    got = decode_excerpt(library[format_name], FULL)
+    assert got.seconds == pytest.approx(seconds, abs=0.1)
+    assert got.track_seconds == pytest.approx(seconds, abs=0.1)
+    assert got.start < 0.1
+    level = float(np.sqrt(np.mean(got.samples**2)))
+    assert level == 0 if format_name == "ape" else 0.03 < level < 0.2
+    if format_name in LOSSLESS:
+        np.testing.assert_array_equal(got.samples, mono_source(format_name))
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_short_track_comes_whole(library: dict[str, Path], format_name: str) -> None:
+    full = decode_excerpt(library[format_name], FULL)
+    longer = decode_excerpt(library[format_name], Excerpt(30.0))
+    np.testing.assert_array_equal(longer.samples, full.samples)
+
+
+def test_musepack_seeks(library: dict[str, Path]) -> None:
+    full = decode_excerpt(library["musepack"], FULL)
+    middle = decode_excerpt(library["musepack"], Excerpt(0.5))
+    assert middle.seconds == 0.5
+    assert 0.5 < middle.start < 2  # its packets of 1.7 s are all that its header counts in
+    assert place_of(middle.samples, full.samples) == round(middle.start * 44100)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_probe(library: dict[str, Path], format_name: str) -> None:
+    codecs = {"mp3": "mp3", "m4a-aac": "aac", "m4a-alac": "alac", "ogg-vorbis": "vorbis"}
+    codecs |= {"ogg-flac": "flac", "wav": "pcm_s16le", "aiff": "pcm_s16be", "wma": "wmav2"}
+    codecs |= {"musepack": "mpc8", "dsf": "dsd"}
+    info = probe(library[format_name])
+    assert info.codec.startswith(codecs.get(format_name, format_name))
+    assert info.channels == 2
+    assert info.rate == {"opus": 48000, "dsf": 8 * 44100}.get(format_name, 44100)
+    if format_name != "musepack":  # there FFmpeg counts in packets of 1.7 s
+        assert info.seconds == pytest.approx(SECONDS, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "rate", "channels", "tolerance"),
+    [
+        ("pcm_u8", 22050, 1, 1 / 128),
+        ("pcm_s16le", 8000, 8, 0),
+        ("pcm_s24le", 96000, 6, 0),
+        ("pcm_s32le", 192000, 2, 0),
+        ("pcm_f32le", 48000, 3, 0),
+        ("pcm_f64le", 11025, 4, 0),
+    ],
+)
+def test_any_rate_channels_and_sample_format(
+    tmp_path: Path, encoder: str, rate: int, channels: int, tolerance: float
+) -> None:
+    source = synthesize(1.0, rate, channels)
+    encode(tmp_path / "a.wav", "wav", encoder, source, rate)
+    got = decode_excerpt(tmp_path / "a.wav", FULL)
+    assert got.rate == rate
+    np.testing.assert_allclose(got.samples, source.mean(axis=0), atol=tolerance + 1e-7)
+
+
+@pytest.mark.parametrize("rate", [352800, 384000])
+def test_rates_above_192_khz_come_down(tmp_path: Path, rate: int) -> None:
+    kept = 44100 if rate == 352800 else 48000
+    encode(tmp_path / "dxd.wav", "wav", "pcm_s16le", synthesize(3.0, rate), rate)
+    got = decode_excerpt(tmp_path / "dxd.wav", Excerpt(2.0))
+    assert got.rate == kept
+    assert len(got.samples) == 2 * kept
+    whole = decode_excerpt(tmp_path / "dxd.wav", FULL)
+    assert len(whole.samples) == 3 * kept
+    assert place_of(got.samples, whole.samples) == kept // 2
+
+
+def test_broken_floats_become_silence_or_are_clipped(tmp_path: Path) -> None:
+    samples = np.array([0.5, np.nan, np.inf, -np.inf, 1e30, -1e30, -1.2] * 2000, "<f4")
+    data = samples.tobytes()
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 8000, 32000, 4, 32)
+    body = b"WAVE" + form + struct.pack("<4sI", b"data", len(data)) + data
+    path = tmp_path / "float.wav"
+    path.write_bytes(struct.pack("<4sI", b"RIFF", len(body)) + body)
+    got = decode_excerpt(path, FULL).samples
+    limit = audio.MAX_AMPLITUDE
+    np.testing.assert_allclose(got[:7], [0.5, 0, 0, 0, limit, -limit, -1.2], rtol=1e-6)
+
+
+def test_threads_do_not_disturb_each_other(library: dict[str, Path]) -> None:
+    paths = list(library.values())
+
+    def work(path: Path) -> tuple[str, bytes]:
+        return audio_digest(path), decode_excerpt(path, Excerpt(2.0)).samples.tobytes()
+
+    alone = [work(path) for path in paths]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, paths * 2)) == alone * 2
+
+
+def test_full_is_bounded_to_its_middle(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    seconds, rate = 25 * 60, 1000
+    encode(path, "wav", "pcm_s16le", np.zeros((1, seconds * rate), np.float32), rate)
+    got = decode_excerpt(path, FULL)
+    assert got.seconds == audio.MAX_FULL_SECONDS
+    assert got.start == (seconds - audio.MAX_FULL_SECONDS) / 2
+    assert got.track_seconds == seconds
+
+
+def frames_of_mp3(folder: Path, seconds: float, rate: int = 44100, seed: int = 0) -> bytes:
+    """The frames of a mono MP3 without the first, which holds the index."""
+    path = make_audio(folder, "mp3", seconds=seconds, rate=rate, channels=1, seed=seed)
+    data = path.read_bytes()
+    return data[data.index(data[:2], 100) :]
+
+
+def test_mp3_of_varying_rate_without_index(tmp_path: Path) -> None:
+    """FFmpeg guesses its length from the first frames; the guess is corrected."""
+    data = b""
+    for number, bit_rate in enumerate((32000, 320000)):
+        path = tmp_path / "part.mp3"
+        with av.open(str(path), "w", options={"id3v2_version": "0", "write_xing": "0"}) as out:
+            stream = out.add_stream("libmp3lame", rate=44100, layout="mono", bit_rate=bit_rate)
+            block = np.round(synthesize(15, 44100, 1, number) * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+            frame.sample_rate = 44100
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+        data += path.read_bytes()
+    whole = tmp_path / "whole.mp3"
+    whole.write_bytes(data)
+    assert (probe(whole).seconds or 0) > 60  # the guess: 30 s would be true
+    got = decode_excerpt(whole, Excerpt(4.0))
+    assert got.track_seconds == pytest.approx(30, abs=0.2)
+    assert got.start == pytest.approx(13, abs=0.2)
+
+
+TEN_HOURS = """
+import sys, time
+from pathlib import Path
+from reclass_plex.audio import decode_excerpt, probe
+from reclass_plex.records import Excerpt
+
+def memory(key):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+
+short, long = map(Path, sys.argv[1:])
+decode_excerpt(short, Excerpt(30.0))
+base = memory("VmRSS")
+began = time.process_time()
+got = decode_excerpt(long, Excerpt(30.0))
+print(time.process_time() - began, memory("VmHWM") - base)
+print(got.start, got.seconds, got.track_seconds)
+"""
+
+
+def test_ten_hours_take_little_time_and_memory(tmp_path: Path) -> None:
+    frames = frames_of_mp3(tmp_path, 60, rate=8000)
+    minute = len(frames) / (64000 / 8)  # seconds, at the constant 64 kbit/s
+    repeats = int(36000 / minute)
+    path = tmp_path / "mix.mp3"
+    with path.open("wb") as file:
+        for _ in range(repeats):
+            file.write(frames)
+    command = [sys.executable, "-c", TEN_HOURS, str(tmp_path / "mp3.mp3"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    cpu, memory, start, seconds, track_seconds = map(float, done.stdout.split())
+    assert cpu < 1.0
+    assert memory < 200  # MB
+    assert seconds == 30
+    assert track_seconds == pytest.approx(repeats * minute, rel=0.01)
+    assert start == pytest.approx(track_seconds / 2, rel=0.01)
+    assert done.stderr == ""
+
+
+# Resampling
+
+
+def test_resampled_sine_is_the_same_sine() -> None:
+    time = np.arange(88200) / 44100
+    wave = Waveform(np.sin(2 * np.pi * 1000 * time).astype(np.float32), 44100, 7.0, 300.0)
+    got = resample(wave, 16000)
+    assert (got.rate, got.start, got.track_seconds) == (16000, 7.0, 300.0)
+    assert len(got.samples) == 32000
+    assert got.samples.dtype == np.float32
+    expected = np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000)
+    np.testing.assert_allclose(got.samples[400:-400], expected[400:-400], atol=1e-4)
+
+
+def test_resample_keeps_out_what_the_rate_cannot_hold() -> None:
+    time = np.arange(88200) / 44100
+    wave = Waveform(np.sin(2 * np.pi * 9000 * time).astype(np.float32), 44100, 0.0, 2.0)
+    assert np.abs(resample(wave, 16000).samples[400:-400]).max() < 1e-4  # no alias at 7 kHz
+
+
+def test_resample_to_the_same_rate_is_no_work() -> None:
+    wave = Waveform(np.zeros(10, np.float32), 44100, 0.0, 1.0)
+    assert resample(wave, 44100) is wave
+
+
+# The digest
+
+NOISE = np.random.default_rng(5).bytes(300_000)  # a picture that spans many Ogg pages
+
+
+def set_tags(path: Path, text: str, picture: bytes) -> None:
+    file = mutagen.File(path)
+    if file.tags is None:
+        file.add_tags()
+    if isinstance(file.tags, ID3):
+        file.tags.add(TIT2(encoding=3, text=[text]))
+        file.tags.add(TCON(encoding=3, text=["Jazz", "Rock"]))
+        file.tags.delall("APIC")
+        file.tags.add(APIC(encoding=3, mime="image/png", type=3, desc="", data=picture))
+    elif isinstance(file, MP4):
+        file["\xa9nam"], file["covr"] = [text], [MP4Cover(picture)]
+    elif isinstance(file, ASF):
+        file["Title"], file["WM/Picture"] = [text], [ASFByteArrayAttribute(picture)]
+    elif isinstance(file.tags, APEv2):
+        file["Title"], file["Cover Art (Front)"] = text, APEValue(b"a.png\0" + picture, 1)
+    else:
+        assert isinstance(file, FLAC | OggFileType)
+        file["title"], file["genre"], file["x"] = text, ["Jazz", "Rock"], picture.hex()
+        if isinstance(file, FLAC):
+            cover = Picture()
+            cover.mime, cover.type, cover.data = "image/png", 3, picture
+            file.clear_pictures()
+            file.add_picture(cover)
+    file.save()
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_tag_edits_do_not_change_the_digest(tmp_path: Path, format_name: str) -> None:
+    path = make_audio(tmp_path, format_name)
+    bare = path.read_bytes()
+    digest = audio_digest(path)
+    heard = decode_excerpt(path, Excerpt(1.0))
+    assert len(digest) == 32
+    for text, picture in (("A", b"\x89PNG"), ("B" * 9999, NOISE), ("C", b""), ("D", NOISE)):
+        set_tags(path, text, picture)
+        assert path.read_bytes() != bare
+        assert audio_digest(path) == digest
+    again = decode_excerpt(path, Excerpt(1.0))
+    assert again.start == heard.start
+    np.testing.assert_array_equal(again.samples, heard.samples)
+    file = mutagen.File(path)
+    file.delete()
+    assert audio_digest(path) == digest
+
+
+@pytest.mark.parametrize("format_name", [name for name in FORMATS if name != "musepack"])
+def test_other_music_has_another_digest(tmp_path: Path, format_name: str) -> None:
+    one, two = (
+        make_audio(tmp_path, format_name, seed=seed, seconds=1.0, name=f"{seed}.x")
+        for seed in (1, 2)
+    )
+    assert audio_digest(one) != audio_digest(two)
+
+
+def test_one_flipped_bit_is_another_digest(tmp_path: Path) -> None:
+    for format_name in ("mp3", "musepack", "m4a-aac"):
+        path = make_audio(tmp_path, format_name)
+        before = audio_digest(path)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        assert audio_digest(path) != before
+
+
+ID3V1 = b"TAG" + bytes(125)
+ID3V2 = b"ID3\x03\0\0\0\0\x01\x00" + b"TIT2\0\0\0\x03\0\0\0Hi" + bytes(115)
+ID3V2_AT_THE_END = (
+    *(b"ID3\x04\0\x10\0\0\0\x10", b"TIT2\0\0\0\x03\0\0\0Hi\0\0\0", b"3DI\x04\0\x10\0\0\0\x10"),
+)
+APE_ITEM = struct.pack("<II", 4, 0) + b"Genre\0Jazz"
+LYRICS2 = b"LYRICSBEGIN" + b"IND00002" + b"11" + b"000021" + b"LYRICS200"
+LYRICS1 = b"LYRICSBEGIN" + b"la la la" * 300 + b"LYRICSEND"
+
+
+def ape_tag(header: bool) -> bytes:
+    def mark(flags: int) -> bytes:
+        return struct.pack("<8sIIII8x", b"APETAGEX", 2000, len(APE_ITEM) + 32, 1, flags)
+
+    if not header:
+        return APE_ITEM + mark(0)
+    return mark(0xA0000000) + APE_ITEM + mark(0x80000000)
+
+
+@pytest.mark.parametrize("format_name", ["mp3", "flac", "wavpack", "tta", "ape", "musepack"])
+@pytest.mark.parametrize(
+    ("front", "back"),
+    [
+        (b"", ID3V1),
+        (b"", b"TAG+" + bytes(223) + ID3V1),
+        (b"", ape_tag(header=True)),
+        (b"", ape_tag(header=False) + ID3V1),
+        (b"", ape_tag(header=True) + LYRICS2 + ID3V1),
+        (b"", LYRICS1 + ID3V1),
+        (b"", b"".join(ID3V2_AT_THE_END)),
+        (ID3V2, b""),
+        (ID3V2 + ID3V2, ape_tag(header=True)),
+    ],
+)
+def test_tags_of_other_programs_do_not_change_the_digest(
+    tmp_path: Path, format_name: str, front: bytes, back: bytes
+) -> None:
+    path = make_audio(tmp_path, format_name, seconds=1.0)
+    digest = audio_digest(path)
+    path.write_bytes(front + path.read_bytes() + back)
+    assert audio_digest(path) == digest
+
+
+def test_mp3_with_mutagen_ape_and_id3_tags(tmp_path: Path) -> None:
+    path = make_audio(tmp_path, "mp3")
+    digest = audio_digest(path)
+    ID3().save(path, v1=2)
+    tags = APEv2()
+    tags["Genre"] = "Jazz"
+    tags.save(path)
+    set_tags(path, "both", NOISE)
+    assert audio_digest(path) == digest
+
+
+def test_moved_index_of_an_m4a_does_not_change_the_digest(tmp_path: Path) -> None:
+    source = synthesize(3.0, 44100)
+    for name, options in (("end", {}), ("front", {"movflags": "faststart"})):
+        encode(tmp_path / name, "ipod", "aac", source, 44100, options)
+    end, front = (tmp_path / name for name in ("end", "front"))
+    assert end.read_bytes().index(b"moov") > end.read_bytes().index(b"mdat")
+    assert front.read_bytes().index(b"moov") < front.read_bytes().index(b"mdat")
+    assert audio_digest(end) == audio_digest(front)
+
+
+def test_covers_are_no_video(tmp_path: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        crc = zlib.crc32(kind + body)
+        return struct.pack(">I4s", len(body), kind) + body + struct.pack(">I", crc)
+
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 2, 0, 0, 0))
+    png += chunk(b"IDAT", zlib.compress(bytes(14))) + chunk(b"IEND", b"")
+    for format_name in ("mp3", "flac", "m4a-aac", "wavpack", "aiff"):
+        path = make_audio(tmp_path, format_name)
+        set_tags(path, "with cover", png)
+        assert decode_excerpt(path, FULL).seconds == pytest.approx(3.0, abs=0.1)
+
+
+# Damage
+
+
+@pytest.mark.parametrize("format_name", [name for name in SOURCED if not name.startswith("m4a")])
+def test_truncated_audio_gives_what_is_left(
+    library: dict[str, Path], tmp_path: Path, format_name: str
+) -> None:
+    path = tmp_path / "truncated"
+    data = library[format_name].read_bytes()
+    path.write_bytes(data[: len(data) * 4 // 10])
+    got = decode_excerpt(path, Excerpt(1.0))
+    assert got.seconds == 1.0
+    assert 2 < got.track_seconds < 4  # and not the 8 s that most headers say
+    assert abs(got.start + 0.5 - got.track_seconds / 2) < 0.3
+    assert np.abs(got.samples).max() > 0.1
+
+
+@pytest.mark.parametrize("format_name", ["mp3", "flac", "m4a-aac", "ogg-vorbis", "opus", "tta"])
+def test_damage_in_the_middle_is_played_past(
+    library: dict[str, Path], tmp_path: Path, format_name: str
+) -> None:
+    path = tmp_path / "damaged"
+    data = bytearray(library[format_name].read_bytes())
+    third, tenth = len(data) // 3, len(data) // 10
+    data[third : third + tenth] = np.random.default_rng(0).bytes(tenth)
+    path.write_bytes(data)
+    got = decode_excerpt(path, FULL)
+    assert 5.0 < got.seconds < SECONDS + 0.1
+    assert np.abs(got.samples).max() <= 2.0
+    whole = mono_source(format_name)
+    tail = got.samples[-2 * got.rate :]  # the end is heard, in its place before the end
+    assert abs(place_of(tail, whole) - (len(whole) - len(tail))) <= 1100
+
+
+@pytest.mark.parametrize("format_name", ["mp3", "flac", "opus"])
+def test_a_half_loaded_file_is_heard_where_it_is_there(
+    library: dict[str, Path], tmp_path: Path, format_name: str
+) -> None:
+    path = tmp_path / "zeros"
+    data = library[format_name].read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 10] + bytes(len(data) * 7 // 10))
+    got = decode_excerpt(path, Excerpt(1.0))
+    assert np.abs(got.samples).max() > 0.1
+    assert got.start + got.seconds < 3.0
+
+
+# What is not audio, or cannot be read
+
+
+def failure(path: Path) -> FileError:
+    """Return what both readers of a file agree on."""
+    with pytest.raises(FileError) as decoding:
+        decode_excerpt(path, Excerpt(30.0))
+    with pytest.raises(FileError) as digesting:
+        audio_digest(path)
+    with pytest.raises(FileError) as probing:
+        probe(path)
+    assert type(decoding.value) is type(digesting.value) is type(probing.value)
+    assert decoding.value.reason == digesting.value.reason == probing.value.reason
+    assert decoding.value.path == path
+    return decoding.value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x",
+        b"This is a text, whatever its name says.\n" * 100,
+        b"<html><body>404 Not Found</body></html>",
+        b"%PDF-1.7\n" + b"1 0 obj\n" * 500,
+        b"\0" * 100_000,
+        b"\xff" * 100_000,
+        ID3V2 * 20,
+        np.random.default_rng(1).bytes(200),
+        np.random.default_rng(2).bytes(300_000),
+        b"#EXTM3U\n#EXTINF:10,\nother.mp3\n",
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/x.ts\n",
+        b"ffconcat version 1.0\nfile other.mp3\n",
+        b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_not_audio(tmp_path: Path, content: bytes) -> None:
+    make_audio(tmp_path, "mp3", name="other.mp3")  # what a playlist would lead to
+    path = tmp_path / "song.mp3"
+    path.write_bytes(content)
+    error = failure(path)
+    assert isinstance(error, NotAudio)
+    assert ("empty" in error.reason) == (not content)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_truncated_to_nothing(tmp_path: Path, format_name: str) -> None:
+    path = make_audio(tmp_path, format_name)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(NotAudio):
+        decode_excerpt(path, FULL)
+
+
+def test_misnamed_audio_is_known_by_its_content(tmp_path: Path) -> None:
+    path = make_audio(tmp_path, "flac", name="song.mp3")
+    assert probe(path).codec == "flac"
+
+
+@pytest.mark.parametrize(("muxer", "video"), [("mp4", "mpeg4"), ("matroska", "mpeg4")])
+def test_a_video_is_not_audio(tmp_path: Path, muxer: str, video: str) -> None:
+    path = tmp_path / "clip.m4a"
+    with av.open(str(path), "w", format=muxer) as out:
+        pictures = out.add_stream(video, rate=25)
+        pictures.width = pictures.height = 64
+        pictures.pix_fmt = "yuv420p"
+        sound = out.add_stream("aac", rate=44100, layout="stereo")
+        for _ in range(25):
+            picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+            out.mux(pictures.encode(av.VideoFrame.from_ndarray(picture)))
+        samples = synthesize(1.0, 44100)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+        frame.sample_rate = 44100
+        out.mux(sound.encode(frame))
+        for stream in (pictures, sound):
+            out.mux(stream.encode(None))
+    error = failure(path)
+    assert isinstance(error, NotAudio)
+    assert "video" in error.reason
+
+
+def test_no_regular_file(tmp_path: Path) -> None:
+    folder, fifo, broken = tmp_path / "folder.mp3", tmp_path / "fifo.mp3", tmp_path / "link.mp3"
+    first, second = tmp_path / "1.mp3", tmp_path / "2.mp3"
+    folder.mkdir()
+    os.mkfifo(fifo)  # no writer: a plain open() would wait for ever
+    broken.symlink_to("nowhere.mp3")
+    first.symlink_to(second)
+    second.symlink_to(first)
+    for path, word in (
+        (folder, "folder"),
+        (fifo, "fifo"),
+        (Path("/dev/null"), "device"),
+        (broken, "broken link"),
+        (first, "loop"),
+        (tmp_path / "missing.mp3", "does not exist"),
+        (tmp_path / ("x" * 300), "too long"),
+    ):
+        error = failure(path)
+        assert isinstance(error, Unreadable), path
+        assert word in error.reason
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be nobody for a while, where the tests run as root, whom no permission stops."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    path = make_audio(tmp_path, "mp3")
+    path.chmod(0)
+    with unprivileged():
+        error = failure(path)
+    assert isinstance(error, Unreadable)
+    assert "permission" in error.reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        os.fsdecode(b"caf\xe9 \xff.mp3"),  # Latin-1, not valid UTF-8
+        "\N{MUSICAL SCORE} \N{FAMILY}\N{ZERO WIDTH JOINER}.mp3",
+        unicodedata.normalize("NFD", "Café Motörhead.mp3"),
+        "%2e%2e http:fd: -i.mp3",
+        "new\nline.mp3",
+    ],
+    ids=ascii,
+)
+def test_any_name(tmp_path: Path, name: str) -> None:
+    path = make_audio(tmp_path, "mp3", name=name)
+    assert decode_excerpt(path, FULL).seconds == pytest.approx(3.0, abs=0.1)
+    assert len(audio_digest(path)) == 32
+    path.write_bytes(b"text")
+    str(failure(path)).encode()  # the message can be printed anywhere
+
+
+@pytest.mark.parametrize("change", ["vanish", "append", "touch", "replace", "truncate"])
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, change: str) -> None:
+    path = make_audio(tmp_path, "wav")
+    other = make_audio(tmp_path, "wav", name="other.wav")
+    os.utime(other, ns=(0, path.stat().st_mtime_ns))
+    with pytest.raises(FileChanged), audio._opened(path) as source:
+        if change == "vanish":
+            path.unlink()
+        elif change == "append":
+            with path.open("ab") as file:
+                file.write(b"more")
+        elif change == "touch":
+            os.utime(path, ns=(0, 1))
+        elif change == "replace":  # same size and time, other file
+            other.replace(path)
+        else:
+            os.truncate(path, 100)
+            source.decode(1.0, 1.0)
+            raise NotAudio(path, "what a reader would make of the rest")
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_descriptors_are_closed(library: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "text.mp3").write_bytes(b"text")
+    before = open_descriptors()
+    for path in library.values():
+        audio_digest(path)
+        decode_excerpt(path, Excerpt(1.0))
+    failure(tmp_path / "text.mp3")
+    assert open_descriptors() == before
+
+
+def test_ffmpeg_says_nothing(library: dict[str, Path], tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from reclass_plex.audio import audio_digest, decode_excerpt
+from reclass_plex.records import Excerpt
+for name in sys.argv[1:]:
+    decode_excerpt(Path(name), Excerpt(1.0))
+    audio_digest(Path(name))
+"""
+    damaged = []
+    for name in ("mp3", "flac", "m4a-aac", "opus"):
+        data = bytearray(library[name].read_bytes())
+        half, tenth = len(data) // 2, len(data) // 10
+        data[half : half + tenth] = np.random.default_rng(0).bytes(tenth)
+        damaged.append(tmp_path / name)
+        damaged[-1].write_bytes(data)
+    command = [sys.executable, "-c", script, *map(str, damaged)]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert done.stdout + done.stderr == b""

@@ -1,0 +1,374 @@
+"""The command, on real files: every test runs what a user runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mutagen
+import pytest
+from audio_files import encode, make_audio, synthesize
+
+from reclass_plex.cli import main
+
+DEMO = Path(__file__).parent.parent / "demo"
+COMMAND = Path(sys.executable).with_name("reclass-plex")
+METAL = "Muldjord - Mutilated Mime.mp3"
+CELTIC = "0zone0ne and Krobonil - Scottish Bagpipes.ogg"  # its owner gave it a genre
+OTHER = "HSR - Rock.mp3"  # its genre is "Other"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh state and no configuration."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("RECLASS_PLEX_CONFIG", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def music(tmp_path: Path) -> Path:
+    """Copies of the demo music."""
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for source in DEMO.iterdir():
+        if source.suffix not in {".py", ".md"} and source.is_file():
+            shutil.copy(source, folder)
+    return folder
+
+
+class Result:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def by_name(self) -> dict[str, dict[str, Any]]:
+        return {Path(line["path"]).name: line for line in self.lines}
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(*arguments: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["reclass-plex", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return Result(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+
+
+def genres_of(path: Path) -> list[str]:
+    file = mutagen.File(path, easy=True)
+    return [str(value) for value in (file.get("genre") or file.get("Genre") or [])]
+
+
+def test_classify_gives_a_verdict_for_every_demo_file_and_changes_none(
+    run: Any, music: Path, home: Path
+) -> None:
+    before = hashes(music)
+    result = run("classify", music, "--json")
+    assert result.status == 0
+    assert len(result.lines) == len(before)
+    for line in result.lines:
+        assert line["genres"], line
+        assert all(0 <= genre["confidence"] <= 1 for genre in line["genres"])
+        assert line["decided_by"] in [stage["name"] for stage in line["stages"]]
+        assert line["seconds"] > 0
+    assert result.by_name()[METAL]["genres"][0]["name"] == "Metal"
+    assert hashes(music) == before
+    assert not (home / "state").exists(), "classify remembers nothing"
+
+
+def test_classify_for_people_shows_stages_and_the_published_ten(run: Any, music: Path) -> None:
+    result = run("classify", music / METAL, "--stages", "--top", "2", "--taxonomy", "gtzan")
+    assert result.status == 0
+    assert METAL in result.out.splitlines()[0]
+    assert len(result.out.splitlines()) >= 2
+    assert "metal" in result.out.lower()
+
+
+def test_tag_then_undo_gives_every_file_back_byte_for_byte(run: Any, music: Path) -> None:
+    before = hashes(music)
+    result = run("tag", music, "--yes", "--json")
+    assert result.status == 0
+    lines = result.by_name()
+    assert lines[CELTIC]["written"] is False
+    assert genres_of(music / CELTIC) == ["Celtic"]
+    assert lines[OTHER]["before"] == ["Other"]
+    written = [name for name, line in lines.items() if line["written"]]
+    assert len(written) >= 5
+    for name in written:
+        assert hashes(music)[name] != before[name]
+        if not name.endswith((".wma", ".wv")):
+            assert genres_of(music / name) == lines[name]["after"]
+    undone = run("undo", "--yes", "--json")
+    assert undone.status == 0
+    assert {Path(line["path"]).name for line in undone.lines} == set(written)
+    assert hashes(music) == before
+    assert run("undo", "--yes").err.strip() == "there is nothing to undo"
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(run: Any, music: Path) -> None:
+    before = hashes(music)
+    result = run("tag", music, "--dry-run")
+    assert result.status == 0
+    assert "none -> Metal" in result.out
+    assert "would change" in result.out
+    assert hashes(music) == before
+    assert run("history").out.strip() == "no run has changed a file yet"
+
+
+def test_a_second_run_reads_no_audio_and_a_changed_file_is_read_again(
+    run: Any, music: Path
+) -> None:
+    run("tag", music / METAL, "--dry-run")
+    status = (music / METAL).stat()
+    good = (music / METAL).read_bytes()
+    (music / METAL).write_bytes(bytes(len(good)))  # not audio any more, but nobody will look
+    os.utime(music / METAL, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = run("tag", music / METAL, "--dry-run", "--json")
+    assert again.lines[0]["after"] == ["Metal"]
+    os.utime(music / METAL, ns=(0, 0))
+    assert run("tag", music / METAL, "--dry-run").status == 1
+
+
+def test_a_moved_file_is_known_again_and_undone_where_it_is(run: Any, music: Path) -> None:
+    before = (music / METAL).read_bytes()
+    run("tag", music / METAL, "--yes")
+    (music / "new folder").mkdir()
+    moved = music / "new folder" / "other name.mp3"
+    (music / METAL).rename(moved)
+    result = run("tag", moved, "--yes", "--json")
+    assert result.lines[0]["reason"] == "already has Metal"
+    assert run("undo", "--yes").status == 0
+    assert moved.read_bytes() == before
+
+
+def test_what_the_user_does_afterwards_is_respected(run: Any, music: Path) -> None:
+    run("tag", music / METAL, music / OTHER, "--yes")
+    edited = mutagen.File(music / METAL, easy=True)
+    edited["genre"] = ["Death Metal"]
+    edited.save()
+    commented = mutagen.File(music / OTHER, easy=True)
+    commented["title"] = ["Another title"]
+    commented.save()
+    kept = run("tag", music / METAL, "--mode", "replace", "--yes", "--json").lines[0]
+    assert kept["after"] is None
+    assert "edited" in kept["reason"]
+    undone = run("undo", "--yes", "--json")
+    assert undone.status == 1
+    by_name = undone.by_name()
+    assert by_name[METAL]["restored"] is False
+    assert genres_of(music / METAL) == ["Death Metal"]
+    assert by_name[OTHER]["restored"] is True
+    assert genres_of(music / OTHER) == ["Other"]
+    assert mutagen.File(music / OTHER, easy=True)["title"] == ["Another title"]
+
+
+def test_an_undone_file_is_left_alone_until_asked(run: Any, music: Path) -> None:
+    run("tag", music / METAL, "--yes")
+    run("undo", "--yes")
+    assert run("tag", music / METAL, "--yes", "--json").lines[0]["written"] is False
+    again = run("tag", music / METAL, "--yes", "--json", "--overwrite-user-genres")
+    assert again.lines[0]["written"] is True
+
+
+def test_undo_by_path_and_by_time(run: Any, music: Path) -> None:
+    before = hashes(music)
+    run("tag", music, "--yes")
+    assert run("undo", "--path", music / METAL, "--yes").status == 0
+    assert hashes(music)[METAL] == before[METAL]
+    assert hashes(music) != before
+    assert run("undo", "--since", "2h", "--yes").status == 0
+    assert hashes(music) == before
+    assert run("undo", "--since", "yesterday", "--yes").status == 2
+    assert run("undo", "--run", "99", "--yes").status == 2
+
+
+@pytest.fixture
+def bad_files(tmp_path: Path, music: Path) -> Iterator[Path]:
+    """A folder with one good file and all that goes wrong in real libraries."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    good = (music / METAL).read_bytes()
+    (folder / "empty.mp3").touch()
+    (folder / "truncated.flac").write_bytes(next(music.glob("*.flac")).read_bytes()[:200])
+    (folder / "random.ogg").write_bytes(os.urandom(50_000))
+    (folder / "text.mp3").write_text("this is a text file\n" * 100)
+    (folder / "misnamed.flac").write_bytes(good)  # an MP3: fine for the decoder
+    (folder / "broken link.mp3").symlink_to(folder / "nothing.mp3")
+    (folder / "loop").symlink_to(folder)
+    (folder / "notes.txt").write_text("not looked at")
+    os.mkfifo(folder / "fifo.mp3")
+    (folder / "e\u0301 \u97f3\u697d \U0001f3b5.mp3").write_bytes(good)
+    Path(os.fsdecode(os.fsencode(folder) + b"/latin-1 \xe9.mp3")).write_bytes(good)
+    yield folder
+
+
+def test_bad_files_are_named_the_rest_goes_on_and_nothing_bad_is_altered(
+    run: Any, bad_files: Path
+) -> None:
+    names = set(os.listdir(bad_files))
+    bad = ["empty.mp3", "truncated.flac", "random.ogg", "text.mp3"]
+    before = {name: (bad_files / name).read_bytes() for name in bad}
+    result = run("tag", bad_files, "--yes", "--json")
+    assert result.status == 1
+    lines = result.by_name()
+    for name in [*bad, "broken link.mp3", "fifo.mp3"]:
+        assert lines[name]["error"]["message"], name
+    assert lines["empty.mp3"]["error"]["kind"] == "not-audio"
+    assert lines["broken link.mp3"]["error"]["kind"] == "unreadable"
+    assert "notes.txt" not in lines
+    good = [name for name, line in lines.items() if line.get("written")]
+    assert {name.encode("utf-8", "surrogateescape")[-4:] for name in good} == {b".mp3"}
+    assert len(good) == 2
+    assert {name: (bad_files / name).read_bytes() for name in bad} == before
+    assert set(os.listdir(bad_files)) == names, "a temporary file stayed"
+    people = run("tag", bad_files, "--dry-run")
+    assert people.status == 1
+    assert "text.mp3: " in people.err
+    assert "Traceback" not in people.err
+
+
+def test_a_video_is_refused(run: Any, tmp_path: Path) -> None:
+    import av
+    import numpy as np
+
+    path = tmp_path / "film.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        for _ in range(25):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    result = run("classify", path, "--json")
+    assert result.status == 1
+    assert result.lines[0]["error"]["kind"] == "not-audio"
+
+
+def test_silence_is_unsure_and_gets_no_genre(run: Any, tmp_path: Path) -> None:
+    import numpy as np
+
+    encode(tmp_path / "silence.flac", "flac", "flac", np.zeros((2, 44100 * 5), np.float32), 44100)
+    line = run("tag", tmp_path / "silence.flac", "--yes", "--json").lines[0]
+    assert line["unsure"] == "silence"
+    assert line["written"] is False
+
+
+def test_wrong_use_is_status_2(run: Any, music: Path, tmp_path: Path) -> None:
+    assert run("classify", tmp_path / "nowhere").status == 1  # named like any other failing path
+    assert run("tag", music).status == 2, "there is no terminal to ask on"
+    assert run("classify", music, "--taxonomy", "mine").status == 2
+    assert run("tag", music, "--mode", "destroy", "--yes").status == 2
+    assert run("features", music / METAL, "--excerpt", "first30").status == 2
+    (tmp_path / "bad.yaml").write_text("policy: {mode: destroy}")
+    result = run("tag", music, "--yes", "--config", tmp_path / "bad.yaml")
+    assert result.status == 2
+    assert "bad.yaml: policy.mode: has value 'destroy'" in result.err
+
+
+def test_features_are_the_518_named_columns_in_the_published_order(run: Any, music: Path) -> None:
+    result = run("features", music / METAL, "--json").lines[0]
+    names = list(result["features"])
+    assert len(names) == 518
+    assert names[0] == "chroma_cens_kurtosis_01"
+    assert names[-1] == "zcr_std_01"
+    assert result["excerpt"] == "middle30"
+    full = run("features", music / METAL, "--excerpt", "full", "--json").lines[0]
+    assert full["excerpt"] == "full"
+
+
+def test_doctor_models_and_history_have_something_to_say(run: Any, music: Path) -> None:
+    run("tag", music / METAL, "--yes")
+    doctor = run("doctor", "--json")
+    assert doctor.status == 0
+    assert {line["level"] for line in doctor.lines} <= {"ok", "warning"}
+    assert "musicnn" in run("models", "list").out.lower()
+    assert [line["done"] for line in run("history", "--json").lines] == [1]
+    assert "tag" in run("history").out
+
+
+def test_ctrl_c_leaves_nothing_half_done_and_the_next_run_goes_on(
+    tmp_path: Path, music: Path, run: Any
+) -> None:
+    for number in range(4):  # enough to be interrupted in
+        make_audio(music, "mp3", seconds=30, seed=number + 1, name=f"{number}.mp3")
+    names = set(os.listdir(music))
+    process = subprocess.Popen(
+        [COMMAND, "tag", str(music), "--yes", "--json", "--jobs", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopping after the file in hand" in err
+    assert "Traceback" not in err
+    assert set(os.listdir(music)) == names
+    assert len(out.splitlines()) < len(names) - 1
+    rest = run("tag", music, "--yes", "--json")
+    assert len(rest.lines) == len(names)
+
+
+def test_a_known_library_is_passed_without_loading_the_models(music: Path) -> None:
+    subprocess.run([COMMAND, "tag", str(music), "--dry-run"], check=True, capture_output=True)
+    script = (
+        "import sys; sys.argv = ['reclass-plex', 'tag', sys.argv[1], '--dry-run']\n"
+        "from reclass_plex.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, 'librosa' in sys.modules)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(music)], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "False False"
+    assert time.perf_counter() - started < 10
+
+
+def test_synthetic_music_of_any_kind_gets_an_answer(run: Any, tmp_path: Path) -> None:
+    rates = {"192 kHz": (192_000, 2), "7.1": (48_000, 8), "mono 8 kHz": (8_000, 1)}
+    for name, (rate, channels) in rates.items():
+        samples = synthesize(4.0, rate, channels, 3)
+        encode(tmp_path / f"{name}.wav", "wav", "pcm_s16le", samples, rate)
+    one_sided = synthesize(4.0, 44_100, 2, 3).copy()
+    one_sided[1] = 0
+    encode(tmp_path / "one side.flac", "flac", "flac", one_sided, 44_100)
+    clipped = (synthesize(4.0, 44_100, 2, 3) * 30).clip(-1, 1)
+    encode(tmp_path / "clipped.flac", "flac", "flac", clipped, 44_100)
+    make_audio(tmp_path, "flac", seconds=0.4, name="short.flac")
+    result = run("classify", tmp_path, "--json")
+    assert result.status == 0, result.err
+    assert len(result.lines) == 6
+    for line in result.lines:
+        total = sum(genre["confidence"] for genre in line["genres"])
+        assert 0 < total <= 1.001, line

@@ -1,0 +1,57 @@
+"""Configuration files: the example is the truth, and every mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reclass_plex.config import CONFIG_VARIABLE, Config, load_config
+from reclass_plex.errors import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
+
+
+def test_the_example_shows_every_key_with_its_default() -> None:
+    shown = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    assert shown == Config().model_dump(mode="json")
+    assert load_config(EXAMPLE) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("policy: {mode: overwrite}", r"policy\.mode: has value 'overwrite'"),
+        ("policy: {min_confidence: 2}", r"policy\.min_confidence: has value 2"),
+        ("polcy: {}", r"polcy: there is no such key"),
+        ("tags: {join: {mp3: ','}}", r"tags\.join\.mp3"),
+        ("- a list", "must hold keys"),
+        ("policy: [", "is not valid YAML"),
+        ("policy: {max_genres: 0}\ntags: {hardlinks: x}", r"(?s)max_genres.*hardlinks"),
+    ],
+)
+def test_a_mistake_names_file_key_and_value(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_missing_file_is_an_error_only_when_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    assert load_config() == Config()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "none.yaml"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config()
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    assert load_config(tmp_path / "empty.yaml") == Config()
