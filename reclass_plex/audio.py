@@ -19,6 +19,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from av.stream import Disposition
 
 from reclass_plex.errors import FileChanged, FileError, NotAudio, RetryLater, Unreadable
 from reclass_plex.records import Excerpt, FloatArray, Waveform
+from reclass_plex.tag_spans import skip_flac_metadata, span_between_tags
 
 # What FFmpeg decodes and mutagen can give a genre. Left out: raw AAC (.aac has no tags of its
 # own), .mp4 and .asf (videos, nearly always), Matroska (mutagen does not know it), TAK and Speex
@@ -53,8 +55,8 @@ _LONG_SECONDS = 30 * 60.0  # above, MP3 is sought by proportion, not by counting
 _MEASURE_BYTES = 32 << 20  # above, the length of an MP3 without index or a WMA stays a guess
 _PLAUSIBLE_RATES = range(1000, 8_000_001)  # Hz; the top is DSD1024 as FFmpeg counts it, and more
 _BLOCK = 1 << 20  # bytes a read
-_TAIL = 5200  # bytes; no Lyrics3 tag without a length is longer
 _DEMUX_RETRIES = 20
+_PATIENCE = 30.0  # seconds for one step of FFmpeg's; damaged ASF headers can send it in circles
 
 _CONTAINERS = "aiff,ape,asf,caf,dsf,flac,mov,mp3,mpc,mpc8,ogg,tta,w64,wav,wv"
 _VIDEO_CONTAINERS = "avi,flv,matroska,mpeg,mpegts"  # opened only to be named as what they are
@@ -113,6 +115,18 @@ def decode_excerpt(path: Path, excerpt: Excerpt) -> Waveform:
         return Waveform(piece.samples, piece.rate, piece.start, track_seconds)
 
 
+def ffmpeg_version() -> str:
+    """Return the version of FFmpeg that decodes."""
+    return str(av.ffmpeg_version_info)
+
+
+def missing_decoders() -> tuple[str, ...]:
+    """Return the decoders of `AUDIO_SUFFIXES` that this FFmpeg lacks."""
+    needed = ("aac", "alac", "ape", "dsd_lsbf", "flac", "mp3", "mpc7", "mpc8", "opus", "tta")
+    needed += ("vorbis", "wavpack", "wmav2", "wmapro", "wmalossless")
+    return tuple(name for name in needed if name not in av.codecs_available)
+
+
 def resample(waveform: Waveform, rate: int) -> Waveform:
     """Return `waveform` at `rate` Hz, by soxr at quality HQ: what librosa calls "soxr_hq".
 
@@ -138,7 +152,7 @@ def audio_digest(path: Path) -> str:
     with _opened(path) as source:
         if source.container.format.name in _TAGS_OUTSIDE:
             # quicker than FFmpeg's demuxers, whose parsers look for frames in every byte
-            start, end = _skip_flac_metadata(source.descriptor, source.start), source.end
+            start, end = skip_flac_metadata(source.descriptor, source.start), source.end
             while start < end:
                 block = os.pread(source.descriptor, min(_BLOCK, end - start), start)
                 if not block:
@@ -203,9 +217,14 @@ class _Source:
     def packets(self) -> Iterator[av.Packet]:
         """Yield the stream's packets up to the end; a damaged stretch is read past."""
         for _ in range(_DEMUX_RETRIES):
-            with contextlib.suppress(av.FFmpegError):
-                yield from self.container.demux(self.stream)
+            began = time.monotonic()
+            try:
+                for packet in self.container.demux(self.stream):
+                    yield packet
+                    began = time.monotonic()
                 return
+            except av.FFmpegError as error:
+                _check_patience(began, error)
 
     def decode(self, start: float, seconds: float) -> _Piece:
         """Decode `seconds` from `start`, or what there is of them, dropping what lies before."""
@@ -323,7 +342,7 @@ def _opened(path: Path) -> Iterator[_Source]:
     try:
         if not before.st_size:
             raise NotAudio(path, "is empty")
-        start, end = _span_between_tags(descriptor)
+        start, end = span_between_tags(descriptor)
         if start == end:
             raise NotAudio(path, "holds tags, but no audio")
         with _open_container(descriptor, start, end) as container:
@@ -353,12 +372,25 @@ def _open_container(descriptor: int, start: int, end: int) -> InputContainer:
         "protocol_whitelist": "subfile,fd",
         "format_whitelist": f"{_CONTAINERS},{_VIDEO_CONTAINERS}",
     }
-    container: InputContainer = av.open(
-        f"subfile,,start,{start},end,{end},,:fd:",
-        container_options=options,
-        metadata_errors="replace",  # of tags we do not even look at
-    )
+    began = time.monotonic()
+    try:
+        container: InputContainer = av.open(
+            f"subfile,,start,{start},end,{end},,:fd:",
+            container_options=options,
+            metadata_errors="replace",  # of tags we do not even look at
+            timeout=_PATIENCE,
+        )
+    except av.FFmpegError as error:
+        _check_patience(began, error)
+        raise
     return container
+
+
+def _check_patience(began: float, error: av.FFmpegError) -> None:
+    """Raise TimeoutError if `error` came from the timeout: FFmpeg gives it various names."""
+    if time.monotonic() - began >= _PATIENCE:
+        reason = f"it took over {_PATIENCE:g} s; the disk is slow or the file damaged"
+        raise TimeoutError(errno.ETIMEDOUT, reason) from error
 
 
 def _choose_stream(path: Path, container: InputContainer) -> av.AudioStream:
@@ -408,65 +440,3 @@ def _os_error(path: Path, error: OSError) -> FileError:
     if error.errno in {errno.EACCES, errno.EPERM}:
         return Unreadable(path, "no permission to read it")
     return Unreadable(path, f"cannot be read: {error.strerror}")
-
-
-def _span_between_tags(descriptor: int) -> tuple[int, int]:
-    """Return where a file begins and ends, but for the tags in front and behind, in bytes.
-
-    Known are ID3v2 and APE tags in front, and ID3v1, ID3v2.4, APE and Lyrics3 tags behind, in any
-    order and number (id3.org; Hydrogenaudio's specifications of APEv2 and Lyrics3).
-    """
-    start, end = 0, os.fstat(descriptor).st_size
-    while 0 < (size := _leading_tag(os.pread(descriptor, 32, start))) <= end - start:
-        start += size
-    while start < end:
-        length = min(_TAIL, end - start)
-        size = _trailing_tag(os.pread(descriptor, length, end - length))
-        if not 0 < size <= end - start:
-            break
-        end -= size
-    return start, end
-
-
-def _skip_flac_metadata(descriptor: int, start: int) -> int:
-    """Return where the first frame of a FLAC is that begins at `start` (RFC 9639), in bytes."""
-    if os.pread(descriptor, 4, start) != b"fLaC":
-        return start
-    start += 4
-    last = False
-    while not last and len(block := os.pread(descriptor, 4, start)) == 4:
-        last = bool(block[0] & 0x80)
-        start += 4 + int.from_bytes(block[1:], "big")
-    return start
-
-
-def _leading_tag(head: bytes) -> int:
-    """The size in bytes of the tag that begins with `head`; 0 if it is none."""
-    if len(head) < 32:
-        return 0
-    if head.startswith(b"ID3"):
-        return 10 + _synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)  # with a footer
-    if head.startswith(b"APETAGEX"):
-        return 32 + int.from_bytes(head[12:16], "little")
-    return 0
-
-
-def _trailing_tag(tail: bytes) -> int:
-    """The size in bytes of the tag that ends with `tail`; 0 if it is none."""
-    if tail[-128:-125] == b"TAG":
-        return 128 + (227 if tail[-355:-351] == b"TAG+" else 0)
-    if tail[-32:-24] == b"APETAGEX":
-        header = 32 if tail[-9] & 0x80 else 0
-        return header + int.from_bytes(tail[-20:-16], "little")
-    if tail.endswith(b"LYRICS200") and tail[-15:-9].isdigit():
-        return int(tail[-15:-9]) + 15
-    if tail.endswith(b"LYRICSEND") and b"LYRICSBEGIN" in tail:
-        return len(tail) - tail.rindex(b"LYRICSBEGIN")
-    if tail[-10:-7] == b"3DI":
-        return 20 + _synchsafe(tail[-4:])
-    return 0
-
-
-def _synchsafe(number: bytes) -> int:
-    """ID3v2's integers: seven bits a byte, most significant first."""
-    return sum((byte & 0x7F) << shift for byte, shift in zip(number, (21, 14, 7, 0), strict=True))

@@ -19,7 +19,7 @@ import mutagen
 import numpy as np
 import numpy.typing as npt
 import pytest
-from audio_files import FORMATS, LOSSLESS, encode, make_audio, synthesize
+from audio_files import DATA, FORMATS, LOSSLESS, encode, make_audio, synthesize
 from mutagen.apev2 import APEv2, APEValue
 from mutagen.asf import ASF, ASFByteArrayAttribute
 from mutagen.flac import FLAC, Picture
@@ -29,7 +29,7 @@ from mutagen.ogg import OggFileType
 
 from reclass_plex import audio
 from reclass_plex.audio import audio_digest, decode_excerpt, probe, resample
-from reclass_plex.errors import FileChanged, FileError, NotAudio, Unreadable
+from reclass_plex.errors import FileChanged, FileError, NotAudio, RetryLater, Unreadable
 from reclass_plex.records import Excerpt, FloatArray, Waveform
 
 FULL = Excerpt(None)
@@ -471,6 +471,13 @@ def test_a_half_loaded_file_is_heard_where_it_is_there(
     got = decode_excerpt(path, Excerpt(1.0))
     assert np.abs(got.samples).max() > 0.1
     assert got.start + got.seconds < 3.0
+
+
+def test_a_file_that_sends_ffmpeg_in_circles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/data/endless.wma is a WMA of make_audio with a few damaged header bytes."""
+    monkeypatch.setattr(audio, "_PATIENCE", 0.3)
+    with pytest.raises(RetryLater, match=r"over 0\.3 s"):
+        probe(DATA / "endless.wma")
 
 
 # What is not audio, or cannot be read
