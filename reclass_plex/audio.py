@@ -122,8 +122,10 @@ def ffmpeg_version() -> str:
 
 def missing_decoders() -> tuple[str, ...]:
     """Return the decoders of `AUDIO_SUFFIXES` that this FFmpeg lacks."""
-    needed = ("aac", "alac", "ape", "dsd_lsbf", "flac", "mp3", "mpc7", "mpc8", "opus", "tta")
-    needed += ("vorbis", "wavpack", "wmav2", "wmapro", "wmalossless")
+    needed = (
+        *("aac", "alac", "ape", "dsd_lsbf", "flac", "mp3", "mpc7", "mpc8", "opus", "tta"),
+        *("vorbis", "wavpack", "wmav2", "wmapro", "wmalossless"),
+    )
     return tuple(name for name in needed if name not in av.codecs_available)
 
 
