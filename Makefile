@@ -29,7 +29,6 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
 	$(MAKE) --no-print-directory test
 
 format: venv

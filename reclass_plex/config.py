@@ -85,7 +85,7 @@ class PlexOptions(Options):
     The token is no option: it is a secret, and is handed over apart.
     """
 
-    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]")
+    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/\S*)?$")
     libraries: tuple[str, ...] = ()
     path_map: tuple[PathMap, ...] = ()
     tracks: bool = True
