@@ -17,15 +17,16 @@ ROOT = Path(__file__).parent.parent
 def test_imports_run_one_way() -> None:
     """The contracts stand in pyproject.toml."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_every_command_and_option_is_in_the_readme() -> None:
+def test_every_command_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     command = typer.main.get_command(app)
     names = set(command.commands) - {"models"} | {"models list"}  # type: ignore[attr-defined]
-    documented = set(re.findall(r"^\| `([a-z]+(?: list)?)\b", readme, re.MULTILINE))
+    section = readme.partition("## Commands")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `([a-z]+(?: list)?)\b", section, re.MULTILINE))
     assert documented == names
 
 
