@@ -93,7 +93,7 @@ class Ensemble:
             features = listening.features(stage)
             head = _head(stage.head)
             vote = evidence.pool_windows(head.predict(features), stage.sharpness)
-            heard.append(evidence.align(vote, head.card.genres, genres))
+            heard.append(evidence.align(vote, head.card.genres, genres, stage.strangers))
             pooled = evidence.pool_votes(heard, stage.weights)
             if (guard := _guard(stage.features)) is not None:
                 unsure = guard.judge(features)
@@ -139,15 +139,12 @@ class _Listening:
     def _fma(self, stage: StageSpec) -> torch.Tensor:
         import torch
 
-        from reclass_plex.encoders.musicnn import spread_indices
+        from reclass_plex.evidence import cut_windows
         from reclass_plex.features import extract_fma_features
 
         samples = resample(self._waveform, stage.rate).samples
-        length = round(stage.window_seconds * stage.rate)
-        whole = max(1, len(samples) // length)
-        chosen = spread_indices(whole, stage.windows)
-        windows = [samples[index * length : (index + 1) * length] for index in chosen]
-        return extract_fma_features(torch.from_numpy(np.stack(windows)), stage.rate)
+        windows = cut_windows(samples, round(stage.window_seconds * stage.rate), stage.windows)
+        return extract_fma_features(torch.from_numpy(windows), stage.rate)
 
     def _musicnn(self, stage: StageSpec) -> torch.Tensor:
         import torch

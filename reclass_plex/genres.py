@@ -37,7 +37,8 @@ DEFAULT = _taxonomy(
     # As in the genre tree of the FMA dataset. Reggae, there under International, stands alone.
     {"Metal": "Rock", "Punk": "Rock", "Disco": "Soul/R&B", "Funk": "Soul/R&B"},
 )
-"""For real libraries: GTZAN's ten and what they miss. Ambient includes New Age."""
+"""For real libraries: GTZAN's ten and what they miss. Ambient includes New Age. International has a
+place for what files say, but no model hears it yet: too little evidence (docs/accuracy.md)."""
 
 GTZAN = _taxonomy(
     "gtzan",

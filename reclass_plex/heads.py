@@ -1,0 +1,231 @@
+"""Heads: from a window's features to calibrated probabilities of genres.
+
+A head standardises its input, (x - mean) / deviation, limits it where the card says so, and passes
+it to one of four classifiers (`kind`):
+
+- logistic: softmax(z W + b);
+- mlp: linear layers with ReLU between them;
+- xgboost: boosted trees, stored as XGBoost's own JSON;
+- tags: a logistic one for the k known genres, and further genres known only by an encoder's tags.
+  With p the known genres' probabilities, the logits are [log p, z V + c - p M]: the tags of a
+  further genre must exceed what is usual (M) for the known genre that the window resembles.
+
+Logits (of a tags head: those of its known genres) are divided by a temperature fitted on held-out
+clips.
+
+Conventions: features are (n, d) float32, one row a window; probabilities are (n, k) float32 in
+the order of `card.genres`, each row summing to 1. A head is a folder with `card.json` and
+`head.safetensors` (and `trees.json`): never pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from reclass_plex.errors import ModelError, printable
+from reclass_plex.models import check_shapes, load_tensors
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CARD, TENSORS, TREES = "card.json", "head.safetensors", "trees.json"
+
+
+class Measured(BaseModel):
+    """An accuracy with what it means: 95 % confidence interval (Wilson, over clips), protocol."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    accuracy: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    clips: int = Field(gt=0)
+    spread: float | None = None  # standard deviation over repeated splits
+    calibration_error: float | None = None  # expected, ten bins of equal counts
+    protocol: str
+
+
+class ModelCard(BaseModel):
+    """What a head is, what it hears, where it comes from and how far to trust it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str
+    kind: Literal["logistic", "mlp", "xgboost", "tags"]
+    taxonomy: str
+    genres: tuple[str, ...] = Field(min_length=2)
+    features: str  # fma518, musicnn-msd, musicnn
+    dims: int = Field(gt=0)
+    excerpt: str  # middle30, full
+    rate: int | Literal["native"]  # Hz at which the features are computed
+    window_seconds: float = Field(gt=0)
+    limit: float | None = Field(default=None, gt=0)  # of the standardised input, both ways
+    temperature: float = Field(default=1.0, gt=0)
+    hidden: tuple[int, ...] = ()  # widths of an mlp's inner layers
+    trees_sha256: str | None = None  # of an xgboost head's trees.json, set when it is saved
+    known: int | None = None  # of a tags head: how many genres, the first ones, are supervised
+    training_data: str
+    licence: str  # of the training data, and what follows for this head
+    split: str
+    measured: tuple[Measured, ...]
+    rests_on: Mapping[str, str]  # genre -> its evidence
+    date: str
+    command: str
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.genres)) != len(self.genres):
+            raise ValueError("genres are not distinct")
+        if set(self.rests_on) != set(self.genres):
+            raise ValueError("rests_on must name exactly the genres")
+        if (self.kind == "tags") != (self.known is not None):
+            raise ValueError("'known' belongs to a tags head, and only there")
+        if self.known is not None and not 2 <= self.known < len(self.genres):
+            raise ValueError("'known' must leave at least one genre to the tags")
+        return self
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the names and shapes that `head.safetensors` must hold."""
+        d, k = self.dims, len(self.genres)
+        shapes: dict[str, tuple[int, ...]] = {"mean": (d,), "deviation": (d,)}
+        if self.kind == "logistic":
+            shapes |= {"weight": (d, k), "bias": (k,)}
+        elif self.kind == "mlp":
+            widths = (d, *self.hidden, k)
+            for i, (inputs, outputs) in enumerate(pairwise(widths)):
+                shapes |= {f"weight{i}": (inputs, outputs), f"bias{i}": (outputs,)}
+        elif self.kind == "tags":
+            known = self.known or 0
+            further = k - known
+            shapes |= {"weight": (d, known), "bias": (known,), "tag_weight": (d, further)}
+            shapes |= {"tag_bias": (further,), "tag_usual": (known, further)}
+        return shapes
+
+
+class Head:
+    """A trained head. `trees` is XGBoost's model as JSON text, for that kind only."""
+
+    def __init__(
+        self, card: ModelCard, tensors: Mapping[str, Tensor], trees: str | None = None
+    ) -> None:
+        """Check the parts against the card. Raises ModelError."""
+        check_shapes(tensors, card.tensor_shapes())
+        if bool((tensors["deviation"] <= 0).any()):
+            raise ModelError("deviation holds values that are not positive")
+        if (card.kind == "xgboost") != (trees is not None):
+            raise ModelError(f"a head of kind {card.kind} and {TREES} do not go together")
+        if trees is not None:
+            # XGBoost ends the whole process on some damaged files, so it is shown none.
+            digest = hashlib.sha256(trees.encode()).hexdigest()
+            if card.trees_sha256 not in {None, digest}:
+                raise ModelError(f"{TREES} is damaged: it is not the file that the card names")
+            card = card.model_copy(update={"trees_sha256": digest})
+        self.card = card
+        self._tensors = {name: tensor.float() for name, tensor in tensors.items()}
+        self._trees = trees
+        self._booster: Any = None if trees is None else _load_booster(trees, card)
+
+    @torch.no_grad()
+    def predict(self, features: Tensor) -> Tensor:
+        """Return calibrated probabilities (n, k) for `features` (n, d). Raises ValueError."""
+        if features.ndim != 2 or features.shape[1] != self.card.dims:
+            shape = tuple(features.shape)
+            raise ValueError(f"{self.card.name} takes (n, {self.card.dims}) features, not {shape}")
+        z = (features.float() - self._tensors["mean"]) / self._tensors["deviation"]
+        if self.card.limit is not None:
+            z = z.clamp(-self.card.limit, self.card.limit)
+        logits = self._logits(z) / self.card.temperature
+        if self.card.kind == "tags":
+            logits = self._with_tags(z, torch.log_softmax(logits, 1))
+        return torch.softmax(logits, 1)
+
+    def _logits(self, z: Tensor) -> Tensor:
+        t = self._tensors
+        if self.card.kind == "xgboost":
+            import xgboost
+
+            margins = self._booster.predict(xgboost.DMatrix(z.numpy()), output_margin=True)
+            return torch.from_numpy(margins.reshape(len(z), -1))
+        if self.card.kind == "mlp":
+            for i in range(len(self.card.hidden)):
+                z = torch.relu(z @ t[f"weight{i}"] + t[f"bias{i}"])
+            last = len(self.card.hidden)
+            return z @ t[f"weight{last}"] + t[f"bias{last}"]
+        return z @ t["weight"] + t["bias"]
+
+    def _with_tags(self, z: Tensor, log_known: Tensor) -> Tensor:
+        t = self._tensors
+        further = z @ t["tag_weight"] + t["tag_bias"] - log_known.exp() @ t["tag_usual"]
+        return torch.cat([log_known, further], 1)
+
+    def save(self, folder: Path) -> None:
+        """Write the head into `folder`, which is made if need be."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._tensors, folder / TENSORS)
+        if self._trees is not None:
+            (folder / TREES).write_text(self._trees, encoding="utf-8")
+        card = self.card.model_dump_json(indent=2) + "\n"
+        (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read a head's card. Raises ModelError, naming the file and the key."""
+    path = folder / CARD
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{printable(path)}: cannot read the model card: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "card"
+        raise ModelError(f"{printable(path)}: {key}: {first['msg']}") from error
+
+
+def load_head(folder: Path) -> Head:
+    """Load the head in `folder`. Raises ModelError, naming the file, if anything does not fit."""
+    card = load_card(folder)
+    trees = None
+    if card.kind == "xgboost":
+        try:
+            trees = (folder / TREES).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{printable(folder / TREES)}: cannot read: {error}") from error
+        if card.trees_sha256 is None:
+            raise ModelError(f"{printable(folder / CARD)}: trees_sha256 is missing")
+    tensors = load_tensors(folder / TENSORS)
+    try:
+        return Head(card, tensors, trees)
+    except ModelError as error:
+        raise ModelError(f"{printable(folder)}: {error}") from error
+
+
+def _load_booster(trees: str, card: ModelCard) -> Any:  # noqa: ANN401 (xgboost has no types)
+    try:
+        import xgboost
+    except ImportError as error:
+        raise ModelError(
+            f"{card.name} is a head of boosted trees: pip install 'reclass-plex[xgboost]'"
+        ) from error
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(bytearray(trees, "utf-8"))
+    except xgboost.core.XGBoostError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"{TREES} is damaged: {reason}") from error
+    if booster.num_features() != card.dims:
+        raise ModelError(f"{TREES} takes {booster.num_features()} features, not {card.dims}")
+    outputs = booster.inplace_predict(torch.zeros(1, card.dims).numpy()).size
+    if outputs != len(card.genres):
+        raise ModelError(f"{TREES} knows {outputs} genres, not {len(card.genres)}")
+    return booster

@@ -1,0 +1,1 @@
+"""Readers of labelled music, one file a collection."""

@@ -1,0 +1,158 @@
+"""Fitting: logistic regression drawn to a prior, temperatures, pooling weights, exit thresholds.
+
+Everything is deterministic and small enough for one core: L-BFGS on exact gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize, minimize_scalar
+
+from reclass_plex.training.metrics import Floats, Labels, lower_bound
+
+STEP = 10  # clips between two tests of a threshold
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """Logits = clamp((x - mean) / deviation, limit) @ weight + bias."""
+
+    mean: Floats
+    deviation: Floats
+    weight: Floats
+    bias: Floats
+    limit: float | None
+
+    def standardise(self, features: Floats) -> Floats:
+        """Return z (n, d)."""
+        z = (features - self.mean) / self.deviation
+        return z if self.limit is None else z.clip(-self.limit, self.limit)
+
+    def logits(self, features: Floats) -> Floats:
+        """Return (n, k)."""
+        return self.standardise(features) @ self.weight + self.bias
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return probabilities along the last axis."""
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    result: Floats = odds / odds.sum(-1, keepdims=True)
+    return result
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Return log-probabilities along the last axis."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    result: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
+
+
+def fit_logistic(
+    features: Floats,
+    labels: Labels,
+    weights: Floats,
+    *,
+    genres: int,
+    prior: Floats,
+    freedom: Floats,
+    l2: float,
+    limit: float | None = None,
+) -> Logistic:
+    """Fit W = a * `prior` + diag(`freedom`) U by maximum likelihood - l2 * |U|^2.
+
+    `prior` (d, genres) says what the features mean before any clip is seen (its scale, a, is
+    fitted freely); `freedom` (d,) how far each feature may leave that: 0 not at all. `weights` (n,)
+    sum to 1.
+    """
+    mean = weights @ features
+    deviation = np.sqrt(weights @ (features - mean) ** 2) + 1e-6
+    empty = Logistic(mean, deviation, prior, np.zeros(genres), limit)
+    z = empty.standardise(features)
+    free = freedom > 0
+    x = torch.from_numpy(z[:, free] * freedom[free])
+    offset = torch.from_numpy(z @ prior)
+    targets, row_weights = torch.from_numpy(labels), torch.from_numpy(weights)
+    d = x.shape[1]
+    has_prior = bool(np.any(prior))
+
+    def objective(values: Floats) -> tuple[float, Floats]:
+        v = torch.tensor(values, requires_grad=True)
+        u = v[: d * genres].view(d, genres)
+        logits = x @ u + v[d * genres : -1] + v[-1] * offset
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        loss = row_weights @ losses + l2 * u.square().sum()
+        (gradient,) = torch.autograd.grad(loss, v)
+        return loss.item(), gradient.numpy()
+
+    start = np.zeros(d * genres + genres + 1)
+    start[-1] = float(has_prior)
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
+    weight = found[-1] * prior
+    weight[free] += found[: d * genres].reshape(d, genres) * freedom[free][:, None]
+    return Logistic(mean, deviation, weight, found[d * genres : -1], limit)
+
+
+def fit_temperature(logits: Floats, labels: Labels, weights: Floats | None = None) -> float:
+    """Return the t that minimises the log loss of softmax(logits / t)."""
+    rows = np.arange(len(labels))
+    share = np.full(len(labels), 1 / len(labels)) if weights is None else weights / weights.sum()
+
+    def loss(log_t: float) -> float:
+        return float(-(share @ log_softmax(logits / np.exp(log_t))[rows, labels]))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-2.5, 2.5), method="bounded").x))
+
+
+def fit_pool(votes: Sequence[Floats], labels: Labels, rows: Floats) -> tuple[float, ...]:
+    """Return weights >= 0 of the log-linear pool of `votes`, (n, k) each, by least log loss.
+
+    `rows` (n,) weighs the clips.
+    """
+    logs = np.stack([np.log(np.maximum(vote, 1e-12)) for vote in votes])
+    share = rows / rows.sum()
+
+    def loss(weights: Floats) -> float:
+        pooled = log_softmax(np.tensordot(weights, logs, 1))
+        return float(-(share @ pooled[np.arange(len(labels)), labels]))
+
+    bounds = [(0.0, 2.0)] * len(votes)
+    found = minimize(loss, np.full(len(votes), 1 / len(votes)), bounds=bounds)
+    return tuple(round(float(weight), 3) for weight in found.x)
+
+
+def exit_thresholds(
+    confidence: Floats,
+    right: Floats,
+    weights: Floats,
+    wanted: Sequence[float] = (0.70, 0.75, 0.80, 0.85, 0.90, 0.95),
+    certainty: float = 0.9,
+) -> dict[str, float]:
+    """Return {wanted accuracy: confidence from which to decide}; unreachable ones are left out.
+
+    Fixed-sequence testing: from the most confident clips downwards, in steps, the threshold falls
+    as long as the Clopper-Pearson lower bound (one-sided, `certainty`) of the accuracy among the
+    clips above it stays at or over the wanted one; the first failure ends it. So with probability
+    `certainty` the accuracy of early exits is at least what was asked, on clips like these. The
+    first test is made on so many clips that, all being right, the bound lies half-way between the
+    wanted accuracy and 1. Weighted clips count as (sum w)^2 / sum w^2.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    w, r, c = weights[order], right[order], confidence[order]
+    total, good = np.cumsum(w), np.cumsum(w * r)
+    effective = total**2 / np.cumsum(w**2)
+    table: dict[str, float] = {}
+    for accuracy in wanted:
+        first = np.log(1 - certainty) / np.log((1 + accuracy) / 2)
+        threshold = None
+        for i in np.flatnonzero(effective >= first)[::STEP]:
+            share = good[i] / total[i]
+            if lower_bound(share * effective[i], effective[i], certainty) < accuracy:
+                break
+            threshold = float(c[i])
+        if threshold is not None:
+            table[f"{accuracy:.2f}"] = round(threshold, 4)
+    return table
