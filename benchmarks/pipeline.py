@@ -110,17 +110,17 @@ def known_library(folder: Path, state: Path, count: int) -> None:
     run(folder, state)
     tagged = first.read_bytes()
     store = sqlite3.connect(state / "reclass-plex" / "store.sqlite")
-    columns = "folder, size, mtime_ns, digest, genres, album, written, undone"
+    columns = "size, mtime_ns, digest, genres, album, written, undone"
     row = store.execute(f"SELECT {columns} FROM tracks").fetchone()  # noqa: S608 - our own names
     for number in range(1, count):
         path = folder / f"Album {number // 12:04}" / f"{number:05}.opus"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(tagged[:64])  # nobody will look into it
         status = path.stat()
-        values = (os.fsencode(path), os.fsencode(path.parent), status.st_size, status.st_mtime_ns)
+        values = (os.fsencode(path), status.st_size, status.st_mtime_ns)
         store.execute(
-            f"INSERT INTO tracks (path, {columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            (*values, *row[3:]),
+            f"INSERT INTO tracks (path, {columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            (*values, *row[2:]),
         )
     store.commit()
     store.close()

@@ -38,6 +38,7 @@ app.add_typer(models_app, name="models")
 
 FAILED = 1  # exit status: some files failed
 WRONG_USE = 2
+TOP = 3  # genres shown of each verdict
 
 
 class Mode(enum.Enum):
@@ -65,7 +66,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 def classify(
     paths: Paths,
     as_json: AsJson = False,
-    top: Annotated[int, typer.Option(min=1, help="How many genres to show.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="How many genres to show.")] = TOP,
     stages: Annotated[bool, typer.Option("--stages", help="Show each stage's vote.")] = False,
     taxonomy: Taxonomy = None,
     jobs: Jobs = None,
@@ -115,6 +116,9 @@ def tag(
     taxonomy: Taxonomy = None,
     jobs: Jobs = None,
     yes: Yes = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also list the files that stay as they are.")
+    ] = False,
     as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
@@ -154,7 +158,7 @@ def tag(
         )
         counts = {"written": 0, "kept": 0, "failed": 0}
         for result in console.follow(results, len(found), "tagging"):
-            _count_and_print(result, counts, dry_run=dry_run, as_json=as_json)
+            _count_and_print(result, counts, dry_run=dry_run, as_json=as_json, verbose=verbose)
         if run_id is not None:
             store.finish_run(run_id)
         if not as_json:
@@ -169,17 +173,22 @@ def tag(
 
 
 def _count_and_print(
-    result: pipeline.TrackResult, counts: dict[str, int], *, dry_run: bool, as_json: bool
+    result: pipeline.TrackResult,
+    counts: dict[str, int],
+    *,
+    dry_run: bool,
+    as_json: bool,
+    verbose: bool,
 ) -> None:
     plan, verdict = result.plan, result.verdict
     changes_file = result.written or (dry_run and plan is not None and plan.after is not None)
     kind = "failed" if result.error else "written" if changes_file else "kept"
     counts[kind] += 1
     if as_json:
-        console.print_json(console.result_as_json(result))
+        console.print_json(console.result_as_json(result, TOP))
     elif result.error is not None:
         console.print_error(result.error)
-    elif plan is not None and verdict is not None:
+    elif plan is not None and verdict is not None and (changes_file or verbose):
         name = console.short_path(result.path)
         if changes_file:
             before, after = console.genres_text(plan.before), console.genres_text(plan.after or ())

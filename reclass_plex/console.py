@@ -76,7 +76,10 @@ def showing_progress(total: int | None, verb: str) -> Iterator[Callable[[int], N
 
 
 def follow(results: Iterable[T], total: int, verb: str) -> Iterator[T]:
-    """Yield the results while showing how far they are."""
+    """Yield the results while showing how far they are, on a terminal."""
+    if not err.is_terminal:
+        yield from results
+        return
     with showing_progress(total, verb) as advance:
         for result in results:
             yield result

@@ -191,6 +191,7 @@ _BROADER_KEYS: dict[str, tuple[str, ...]] = {
 } | {_spelling(name): tuple(_listed(names)) for name, names in _BROADER.items()}
 
 
+@functools.lru_cache(maxsize=4096)  # a library says few genres, very often
 def genre_key(text: str) -> str:
     """Return a key that is equal for names of the same genre, in whatever spelling.
 
@@ -246,6 +247,7 @@ _URL = re.compile(
 )
 
 
+@functools.lru_cache(maxsize=4096)  # a library says few genres, very often
 def is_junk_genre(text: str) -> bool:
     """Say whether `text` tells nothing about the music.
 
@@ -265,6 +267,7 @@ def is_junk_genre(text: str) -> bool:
 _INDIVISIBLE = {"folk, world, & country", "folk, world & country", "old-time / historic"}
 
 
+@functools.lru_cache(maxsize=4096)  # a library says few genres, very often
 def split_genres(text: str) -> tuple[str, ...]:
     """Split a text that joins several genres; keep the first of each spelling, in order.
 

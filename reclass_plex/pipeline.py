@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from reclass_plex import audio, tags
 from reclass_plex.changes import apply_genres
@@ -33,6 +33,7 @@ from reclass_plex.records import Embedding, Excerpt, TagPlan, Track, Verdict
 from reclass_plex.store import KnownTrack, Store
 
 PREFETCH_PER_WORKER = 4  # tracks analysed ahead of the writer: bounds memory, keeps workers busy
+LOOKUP_BATCH = 1000  # files that the store is asked about at once
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,6 +50,28 @@ class TrackResult:
     plan: TagPlan | None = None
     written: bool = False
     error: FileError | None = None
+
+
+@dataclass(frozen=True)
+class _Todo(Generic[T]):
+    """What is yet to be computed from."""
+
+    value: T
+
+
+@dataclass(frozen=True)
+class _Done(Generic[R]):
+    """A result that needed no work, with the two methods of a Future that are used."""
+
+    value: R
+
+    def done(self) -> bool:
+        """Say that it is there."""
+        return True
+
+    def result(self) -> R:
+        """Return it."""
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -85,7 +108,7 @@ def classify_files(
         except FileError as error:
             return TrackResult(item.path, error=error)
 
-    return _map_ahead(classify, found, workers, should_stop)
+    return _map_ahead(classify, map(_Todo, found), workers, should_stop)
 
 
 def fma_features(path: Path, excerpt: Excerpt) -> tuple[int, dict[str, float]]:
@@ -122,8 +145,8 @@ def tag_files(
     """
     models = ensemble.fingerprint
 
-    def analyse(item: _Analysed | tuple[FoundFile, KnownTrack | None]) -> _Analysed:
-        return item if isinstance(item, _Analysed) else _analyse(*item, store, ensemble)
+    def analyse(item: tuple[FoundFile, KnownTrack | None]) -> _Analysed:
+        return _analyse(*item, store, ensemble)
 
     analysed = _map_ahead(analyse, _with_known(found, store, models), workers, should_stop)
     write = partial(
@@ -147,18 +170,31 @@ def tag_files(
 
 
 def _map_ahead(
-    function: Callable[[T], R], items: Iterable[T], workers: int, should_stop: Callable[[], bool]
+    function: Callable[[T], R],
+    items: Iterable[_Todo[T] | _Done[R]],
+    workers: int,
+    should_stop: Callable[[], bool],
 ) -> Iterator[R]:
-    """Yield function(item) in order, computed in threads, a bounded number ahead."""
+    """Yield function(item) in order, computed in threads, a bounded number ahead.
+
+    Items that are Done go through as they are, and wait only for those before them.
+    """
     with ThreadPoolExecutor(workers, "analyse") as pool:
-        ahead: deque[Future[R]] = deque()
+        ahead: deque[Future[R] | _Done[R]] = deque()
+        busy = 0
         try:
             for item in items:
                 if should_stop():
                     return
-                ahead.append(pool.submit(function, item))
-                if len(ahead) >= workers * PREFETCH_PER_WORKER:
-                    yield ahead.popleft().result()
+                if isinstance(item, _Done):
+                    ahead.append(item)
+                else:
+                    ahead.append(pool.submit(function, item.value))
+                    busy += 1
+                while ahead and (busy >= workers * PREFETCH_PER_WORKER or ahead[0].done()):
+                    first = ahead.popleft()
+                    busy -= isinstance(first, Future)
+                    yield first.result()
             while ahead and not should_stop():
                 yield ahead.popleft().result()
         finally:
@@ -167,26 +203,26 @@ def _map_ahead(
 
 def _with_known(
     found: Iterable[FoundFile | FileError], store: Store, models: str
-) -> Iterator[_Analysed | tuple[FoundFile, KnownTrack | None]]:
-    """Tell the files that are known and unchanged from those that must be read.
-
-    The store is asked folder by folder, so that memory is bounded by the largest folder.
-    """
-    for folder, items in groupby(found, key=lambda item: item.path.parent):
-        known = {track.path: track for track in store.known_files(folder, models)}
-        for item in items:
+) -> Iterator[_Done[_Analysed] | _Todo[tuple[FoundFile, KnownTrack | None]]]:
+    """Tell the files that are known and unchanged from those that must be read."""
+    remaining = iter(found)
+    while batch := list(islice(remaining, LOOKUP_BATCH)):
+        paths = [item.path for item in batch if isinstance(item, FoundFile)]
+        known = {track.path: track for track in store.known_files(paths, models)}
+        for item in batch:
             if isinstance(item, FileError):
-                yield _Analysed(item.path, None, item)
+                yield _Done(_Analysed(item.path, None, item))
                 continue
             track = known.get(item.path)
             if track is None or (track.size, track.mtime_ns) != (item.size, item.mtime_ns):
-                yield item, track
+                yield _Todo((item, track))
             elif track.error is not None:
-                yield _Analysed(item.path, track, FileError.of_kind(*track.error, item.path))
+                error = FileError.of_kind(*track.error, item.path)
+                yield _Done(_Analysed(item.path, track, error))
             elif track.verdict is None:
-                yield item, track
+                yield _Todo((item, track))
             else:
-                yield _Analysed(item.path, track)
+                yield _Done(_Analysed(item.path, track))
 
 
 def _analyse(

@@ -62,10 +62,7 @@ def plan_tags(
     Tracks of one album must be passed in one call, in any order.
     """
     namer = _Namer(options, taxonomy)
-    heard = [
-        replace(verdict, genres=tuple(s for s in verdict.genres if namer.find_name(s.name)))
-        for _, verdict in items
-    ]
+    heard = [namer.strike(verdict) for _, verdict in items]
     albums: dict[str | None, list[Verdict]] = defaultdict(list)
     for (track, _), verdict in zip(items, heard, strict=True):
         if options.album_consensus and track.album is not None:
@@ -185,11 +182,17 @@ class _Namer:
         self._parents = taxonomy.parents if options.add_parents else {}
         self._found: dict[str, str | None] = {}  # a library asks for few genres, very often
 
+    def strike(self, verdict: Verdict) -> Verdict:
+        """Return the verdict without the genres that may not be written."""
+        genres = tuple([score for score in verdict.genres if self.find_name(score.name)])
+        return verdict if len(genres) == len(verdict.genres) else replace(verdict, genres=genres)
+
     def find_name(self, genre: str) -> str | None:
         """Return the name to write for one of our genres, or None if it may not be written."""
-        if genre not in self._found:
-            self._found[genre] = self._find_name(genre)
-        return self._found[genre]
+        try:
+            return self._found[genre]
+        except KeyError:
+            return self._found.setdefault(genre, self._find_name(genre))
 
     def _find_name(self, genre: str) -> str | None:
         name = self._names.get(genre_key(genre), genre).strip()

@@ -1,4 +1,4 @@
-"""What is known, on disk: SQLite in WAL mode through SQLAlchemy. The only module with SQL.
+"""What is known, on disk: SQLite in WAL mode through SQLAlchemy. SQL is here and in `jobs` only.
 
 Tables: `tracks` (one row a file), `verdicts` and `embeddings` (one row an audio digest, so that a
 moved, copied or retagged file is known again), `runs` and `journal` (what was changed, and what it
@@ -142,8 +142,11 @@ class Store:
             yield
 
     @contextmanager
-    def _begin(self, *, write: bool = True) -> Iterator[sa.Connection]:
-        """Run one transaction; turn what SQLite refuses (disk full, locked) into StoreError."""
+    def transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
+        """Run one transaction; turn what SQLite refuses (disk full, locked) into StoreError.
+
+        For this module and `jobs`, which keeps its table in the same database.
+        """
         try:
             connection = self._engine.connect().execution_options(reclass_write=write)
             with connection, connection.begin():
@@ -153,15 +156,15 @@ class Store:
 
     # Tracks and verdicts
 
-    def known_files(self, folder: Path, models: str) -> list[KnownTrack]:
-        """Return what is known of the files in `folder` itself."""
-        with self._begin(write=False) as connection:
-            query = _track_query(models).where(tracks.c.folder == folder)
+    def known_files(self, paths: Sequence[Path], models: str) -> list[KnownTrack]:
+        """Return what is known of these files, at most some thousands."""
+        query = _track_query(models).where(tracks.c.path.in_(paths))
+        with self.transaction(write=False) as connection:
             return [_known_track(row) for row in connection.execute(query)]
 
     def find_track(self, path: Path, models: str) -> KnownTrack | None:
         """Return what is known of one file."""
-        with self._begin(write=False) as connection:
+        with self.transaction(write=False) as connection:
             row = connection.execute(_track_query(models).where(tracks.c.path == path)).first()
         return None if row is None else _known_track(row)
 
@@ -183,7 +186,6 @@ class Store:
         """
         values: dict[str, Any] = {
             "path": path,
-            "folder": path.parent,
             "size": size,
             "mtime_ns": mtime_ns,
             "digest": digest,
@@ -192,7 +194,7 @@ class Store:
             "error_kind": error.kind if error else None,
             "error_message": error.reason if error else None,
         }
-        with self._begin() as connection:
+        with self.transaction() as connection:
             row = connection.execute(sa.select(tracks.c.id).where(tracks.c.path == path)).first()
             track_id = row.id if row is not None else _moved_from(connection, digest)
             if track_id is not None:
@@ -207,7 +209,7 @@ class Store:
         query = sa.select(*verdicts.c).where(
             verdicts.c.digest == digest, verdicts.c.models == models
         )
-        with self._begin(write=False) as connection:
+        with self.transaction(write=False) as connection:
             row = connection.execute(query).first()
         return None if row is None else _verdict(row)
 
@@ -232,7 +234,7 @@ class Store:
             "seconds": verdict.seconds,
             "created": time.time() if now is None else now,
         }
-        with self._begin() as connection:
+        with self.transaction() as connection:
             statement = insert(verdicts).values(digest=digest, models=models, **values)
             connection.execute(statement.on_conflict_do_update(set_=values))
             for vector in vectors:
@@ -245,7 +247,7 @@ class Store:
         query = sa.select(embeddings.c.vector).where(
             embeddings.c.digest == digest, embeddings.c.encoder == encoder
         )
-        with self._begin(write=False) as connection:
+        with self.transaction(write=False) as connection:
             blob = connection.execute(query).scalar()
         if blob is None:
             return None
@@ -255,7 +257,7 @@ class Store:
 
     def start_run(self, command: str, *, now: float | None = None) -> int:
         """Open a run: a set of changes that can be undone together."""
-        with self._begin() as connection:
+        with self.transaction() as connection:
             result = connection.execute(
                 runs.insert().values(
                     command=command,
@@ -268,7 +270,7 @@ class Store:
 
     def finish_run(self, run_id: int, *, now: float | None = None) -> None:
         """Close a run."""
-        with self._begin() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 runs.update()
                 .where(runs.c.id == run_id)
@@ -280,7 +282,7 @@ class Store:
 
         For the one that holds `writing_files`: all of them have ended.
         """
-        with self._begin(write=False) as connection:
+        with self.transaction(write=False) as connection:
             tokens = set(connection.execute(sa.select(runs.c.token)).scalars())
         return tokens - {process_token()}
 
@@ -298,7 +300,7 @@ class Store:
             .order_by(runs.c.id.desc())
             .limit(limit)
         )
-        with self._begin(write=False) as connection:
+        with self.transaction(write=False) as connection:
             return [RunSummary(**row._mapping) for row in connection.execute(query)]
 
     def begin_change(
@@ -317,7 +319,7 @@ class Store:
         now: float | None = None,
     ) -> int:
         """Journal a change *before* the file is replaced; durable when this returns."""
-        with self._begin() as connection:
+        with self.transaction() as connection:
             result = connection.execute(
                 journal.insert().values(
                     run_id=run_id,
@@ -339,7 +341,7 @@ class Store:
 
     def finish_change(self, entry_id: int, size: int, mtime_ns: int) -> None:
         """The file is the new one, with this size and mtime."""
-        with self._begin() as connection:
+        with self.transaction() as connection:
             entry = connection.execute(
                 sa.select(journal.c.track_id, journal.c.after).where(journal.c.id == entry_id)
             ).one()
@@ -358,12 +360,12 @@ class Store:
 
     def abandon_change(self, entry_id: int) -> None:
         """The file stayed the old one."""
-        with self._begin() as connection:
+        with self.transaction() as connection:
             _set_state(connection, entry_id, "abandoned")
 
     def finish_undo(self, entry_id: int, size: int, mtime_ns: int) -> None:
         """The change was taken back; the file now has this size and mtime."""
-        with self._begin() as connection:
+        with self.transaction() as connection:
             entry = connection.execute(
                 sa.select(journal.c.track_id, journal.c.before).where(journal.c.id == entry_id)
             ).one()
@@ -398,7 +400,7 @@ class Store:
 
     def check_integrity(self) -> list[str]:
         """Return what SQLite finds wrong with the file; nothing, when it is sound."""
-        with self._begin(write=False) as connection:
+        with self.transaction(write=False) as connection:
             rows = connection.exec_driver_sql("PRAGMA quick_check").scalars()
             return [str(row) for row in rows if row != "ok"]
 
@@ -415,12 +417,12 @@ class Store:
             .where(*conditions)
             .order_by(journal.c.id.desc())
         )
-        with self._begin(write=False) as connection:
+        with self.transaction(write=False) as connection:
             return [JournalEntry(**row._mapping) for row in connection.execute(query)]
 
     def read_delta(self, entry_id: int) -> bytes:
         """Return what restores the former bytes of one change."""
-        with self._begin(write=False) as connection:
+        with self.transaction(write=False) as connection:
             blob = connection.execute(
                 sa.select(journal.c.delta).where(journal.c.id == entry_id)
             ).scalar_one()
@@ -549,4 +551,4 @@ def _scores_out(genres: Iterable[GenreScore]) -> list[tuple[str, float]]:
 
 
 def _scores_in(pairs: Iterable[tuple[str, float]]) -> tuple[GenreScore, ...]:
-    return tuple(GenreScore(name, confidence) for name, confidence in pairs)
+    return tuple(map(GenreScore._make, pairs))

@@ -1,4 +1,4 @@
-"""The store's tables, as the newest migration leaves them. Only `store` reads and writes them.
+"""The store's tables, as the newest migration leaves them. Only `store` and `jobs` use them.
 
 Times are seconds since the epoch, UTC. Paths are bytes, because a name need not be valid Unicode.
 """
@@ -51,7 +51,6 @@ tracks = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("path", PathBytes, nullable=False, unique=True),
-    sa.Column("folder", PathBytes, nullable=False, index=True),  # the path's parent
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("mtime_ns", sa.Integer, nullable=False),
     sa.Column("digest", sa.Text, index=True),  # NULL: could not be read, see error_kind
@@ -112,4 +111,26 @@ journal = sa.Table(
     sa.Column("before_mtime_ns", sa.Integer, nullable=False),
     sa.Column("delta", sa.LargeBinary, nullable=False),  # see reclass_plex.delta
     sa.Column("created", sa.Float, nullable=False),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("path", PathBytes, nullable=False, unique=True),
+    sa.Column("folder", PathBytes, nullable=False),  # the path's parent
+    sa.Column("state", sa.Text, nullable=False),  # see reclass_plex.jobs
+    sa.Column("reasons", Names, nullable=False),  # what asked for it, in order
+    sa.Column("bulk", sa.Boolean, nullable=False),  # asked for in bulk: new music goes first
+    sa.Column("due", sa.Float, nullable=False),  # waiting: not before; ready: its place in line
+    sa.Column("attempts", sa.Integer, nullable=False),  # that ended in "retry later"
+    sa.Column("deaths", sa.Integer, nullable=False),  # of processes that held it
+    sa.Column("owner", sa.Text),  # files.process_token of the one that works on it
+    sa.Column("lease_until", sa.Float),
+    sa.Column("again", Names),  # what asked for it while it was worked on
+    sa.Column("again_due", sa.Float),
+    sa.Column("message", sa.Text),  # why it was skipped, retried, parked
+    sa.Column("changed", sa.Float, nullable=False),  # the state's last change
+    sa.Index("ix_jobs_line", "state", "bulk", "due"),
+    sa.Index("ix_jobs_folder", "folder", "state", "due"),
 )

@@ -1,4 +1,4 @@
-"""Tracks, verdicts, embeddings, runs and the journal."""
+"""Tracks, verdicts, embeddings, runs, the journal and jobs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,6 @@ def upgrade() -> None:
         "tracks",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("path", sa.LargeBinary, nullable=False, unique=True),
-        sa.Column("folder", sa.LargeBinary, nullable=False, index=True),
         sa.Column("size", sa.Integer, nullable=False),
         sa.Column("mtime_ns", sa.Integer, nullable=False),
         sa.Column("digest", sa.Text, index=True),
@@ -65,3 +64,23 @@ def upgrade() -> None:
         sa.Column("delta", sa.LargeBinary, nullable=False),
         sa.Column("created", sa.Float, nullable=False),
     )
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("path", sa.LargeBinary, nullable=False, unique=True),
+        sa.Column("folder", sa.LargeBinary, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("reasons", sa.Text, nullable=False),
+        sa.Column("bulk", sa.Boolean, nullable=False),
+        sa.Column("due", sa.Float, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("deaths", sa.Integer, nullable=False),
+        sa.Column("owner", sa.Text),
+        sa.Column("lease_until", sa.Float),
+        sa.Column("again", sa.Text),
+        sa.Column("again_due", sa.Float),
+        sa.Column("message", sa.Text),
+        sa.Column("changed", sa.Float, nullable=False),
+    )
+    op.create_index("ix_jobs_line", "jobs", ["state", "bulk", "due"])
+    op.create_index("ix_jobs_folder", "jobs", ["folder", "state", "due"])
