@@ -55,24 +55,24 @@ def reclass_plex(*arguments: str) -> list[dict[str, object]]:
 def show_verdicts(results: list[dict[str, object]]) -> None:
     """Print one row a track."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("track", "before", "heard", "confidence", "decided by", "seconds", "file"):
-        table.add_column(column)
+    table.add_column("track", max_width=24, no_wrap=True)
+    for column in ("before", "heard", "", "decided by", "seconds"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("written")
     for result in results:
-        genres = result["genres"]
+        genres, before, after = result["genres"], result["before"], result["after"]
         assert isinstance(genres, list)  # noqa: S101 - the command's documented output
-        before, after = result["before"], result["after"]
         assert isinstance(before, list)  # noqa: S101
-        heard = genres[0]["name"] if not result["unsure"] else f"unsure: {result['unsure']}"
         table.add_row(
-            Path(str(result["path"])).name,
+            Path(str(result["path"])).stem.split(" - ")[-1],
             "; ".join(before) or "-",
-            heard,
+            "unsure" if result["unsure"] else genres[0]["name"],
             f"{genres[0]['confidence']:.2f}",
             str(result["decided_by"]),
             f"{result['seconds']:.2f}",
-            f"[green]wrote {'; '.join(after)}[/green]"
+            f"[green]{'; '.join(after)}[/green]"
             if result["written"] and isinstance(after, list)
-            else f"kept ({result['reason']})",
+            else f"no: {str(result['reason']).partition(' (')[0]}",
         )
     console.print(table)
 

@@ -85,7 +85,7 @@ def no_leftovers(tmp_path: Path) -> Iterator[None]:
     assert not [path for path in tmp_path.rglob("*") if is_leftover(path.name)]
 
 
-def everything_but_the_genre(path: Path) -> Any:  # noqa: ANN401 - mutagen is not typed
+def everything_but_the_genre(path: Path) -> Any:
     """What mutagen reads, in comparable form."""
     file = mutagen.File(path)
     tags = file.tags
@@ -645,7 +645,7 @@ def ogg_pages(path: Path) -> Iterator[Any]:
             yield page
 
 
-def page_bytes(file: Any, page: Any) -> bytes:  # noqa: ANN401 - mutagen is not typed
+def page_bytes(file: Any, page: Any) -> bytes:
     file.seek(page.offset)
     data: bytes = file.read(page.size)
     return data
