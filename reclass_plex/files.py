@@ -125,7 +125,7 @@ def _walk(
             if is_leftover(name):
                 on_leftover(Path(entry.path))
                 continue
-            if _JUNK.fullmatch(name):
+            if is_junk(name):
                 continue
             audio = os.path.splitext(name)[1].lower() in wanted  # noqa: PTH122 - 3x as fast
             try:
@@ -147,6 +147,11 @@ def _unreadable(path: str, error: OSError) -> FileError:
     if error.errno == errno.ENOENT and Path(path).is_symlink():
         return Unreadable(path, "is a broken link")
     return Unreadable(path, (error.strerror or str(error)).lower())
+
+
+def is_junk(name: str) -> bool:
+    """Tell whether a file or folder of this name is no part of a music library."""
+    return _JUNK.fullmatch(name) is not None
 
 
 def is_leftover(name: str) -> bool:

@@ -46,7 +46,7 @@ from watchdog.observers.inotify import InotifyObserver
 
 from reclass_plex.audio import AUDIO_SUFFIXES
 from reclass_plex.errors import printable
-from reclass_plex.files import _JUNK, FoundFile, find_audio_files, is_leftover
+from reclass_plex.files import FoundFile, find_audio_files, is_junk, is_leftover
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ SETTLE_SECONDS = 10.0
 POLL_SECONDS = 60.0
 POLL_SHARE = 50  # a walk through the folder takes at most this part (1/50) of the time
 OPEN_PATIENCE_SECONDS = 600.0  # torrent clients keep finished files open for writing
-ANCHOR_SECONDS = 5.0  # between looks whether the folder is still the one that it was
+ANCHOR_SECONDS = 2.0  # between looks whether the folder is still the one that it was
 SPARE_SECONDS = 60.0  # between looks whether the kernel still takes watches
 TICK_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 300.0  # between attempts while the sink fails (a full disk)
@@ -335,7 +335,7 @@ class FolderWatch:
                 self.polling = True
                 self._say(
                     f"{printable(self.root)}: {network[0]} sends no events for what others change;"
-                    f" looking through it every {self._poll_seconds:.0f} s or less often instead"
+                    f" looking through it every {self._poll_seconds:g} s or less often instead"
                 )
         if self.polling:
             self._next_poll = now
@@ -366,7 +366,7 @@ class FolderWatch:
         self.polling = True
         self._say(
             f"{printable(self.root)}: {problem}: looking through it every"
-            f" {self._poll_seconds:.0f} s or less often instead. To hear of new music at once, as"
+            f" {self._poll_seconds:g} s or less often instead. To hear of new music at once, as"
             " root: sysctl fs.inotify.max_user_watches=1048576 fs.inotify.max_user_instances=512"
             " (to keep it: the same lines in /etc/sysctl.d/90-inotify.conf), then restart"
         )
@@ -407,7 +407,7 @@ class FolderWatch:
         """Tell whether a path could be music, or a folder of it."""
         if is_leftover(path.name):
             return False
-        return not any(_JUNK.fullmatch(part) for part in path.relative_to(self.root).parts)
+        return not any(is_junk(part) for part in path.relative_to(self.root).parts)
 
     def _look_through(self, folders: Collection[Path], now: float) -> None:
         """Notice what is not known in `folders` and below."""
