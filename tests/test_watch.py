@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from watchdog.version import VERSION_INFO
 
 from reclass_plex.files import Replacement, temporary_name
 from reclass_plex.store import Store
 from service.watch import (
+    HEARS_ALL_SINCE,
     OPEN_PATIENCE_SECONDS,
     Anchor,
     FolderWatch,
@@ -83,12 +85,19 @@ def music(tmp_path: Path) -> Path:
     return folder
 
 
+needs_inotify = pytest.mark.skipif(
+    VERSION_INFO < HEARS_ALL_SINCE, reason="this watchdog is not listened to"
+)
+
+
 @pytest.fixture(params=["inotify", "polling"])
 def watched(request: pytest.FixtureRequest, music: Path) -> Iterator[tuple[FolderWatch, Heard]]:
     """A running watch of `music`; when it ends no thread and no descriptor may be left."""
     threads, files = set(threading.enumerate()), descriptors()
     heard = Heard()
     polling = request.param == "polling"
+    if not polling and VERSION_INFO < HEARS_ALL_SINCE:
+        pytest.skip("this watchdog is not listened to")
     watch = FolderWatch(
         music,
         heard,
@@ -477,6 +486,7 @@ needs_name_spaces = pytest.mark.skipif(
 
 
 @needs_name_spaces
+@needs_inotify
 @pytest.mark.parametrize("limit", [0, 3])
 def test_the_inotify_limit_leads_to_polling_and_is_said_once(music: Path, limit: int) -> None:
     for number in range(10):
@@ -490,6 +500,18 @@ def test_the_inotify_limit_leads_to_polling_and_is_said_once(music: Path, limit:
     said = [line for line in child.lines if "sysctl fs.inotify.max_user_watches" in line]
     assert len(said) == 1
     assert "limit" in said[0]
+
+
+def test_a_watchdog_that_loses_events_is_not_listened_to(
+    music: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.watch.VERSION_INFO", (6, 0, 0))
+    watch = FolderWatch(music, Heard(), nothing_known, settle_seconds=SETTLE, poll_seconds=0.2)
+    watch.start()
+    assert watch.armed.wait(5)
+    assert watch.polling
+    watch.stop()
+    assert "loses moved folders" in caplog.text
 
 
 @needs_name_spaces
@@ -512,6 +534,7 @@ def test_an_unmounted_library_rests_until_it_is_mounted_again(music: Path, tmp_p
         assert f"new {music}/stray.mp3" not in child.lines
 
 
+@needs_inotify
 def test_more_events_than_the_kernel_keeps_lose_no_file(music: Path) -> None:
     with open("/proc/sys/fs/inotify/max_queued_events") as file:
         kept = int(file.read())
