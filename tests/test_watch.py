@@ -377,6 +377,7 @@ def test_a_replaced_folder_is_watched_in_place_of_the_former(
     wait_for(lambda: music / "2.mp3" in heard.new())
 
 
+@needs_inotify
 def test_a_folder_behind_a_link_is_told_by_the_name_that_was_given(
     music: Path, tmp_path: Path
 ) -> None:
@@ -392,6 +393,7 @@ def test_a_folder_behind_a_link_is_told_by_the_name_that_was_given(
     watch.stop()
 
 
+@needs_inotify
 def test_news_stay_until_the_sink_has_taken_them(
     music: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -514,6 +516,7 @@ def test_a_watchdog_that_loses_events_is_not_listened_to(
     assert "loses moved folders" in caplog.text
 
 
+@needs_inotify
 @needs_name_spaces
 def test_an_unmounted_library_rests_until_it_is_mounted_again(music: Path, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
