@@ -32,7 +32,7 @@ from av.stream import Disposition
 
 from reclass_plex.errors import FileChanged, FileError, NotAudio, RetryLater, Unreadable
 from reclass_plex.records import Excerpt, FloatArray, Waveform
-from reclass_plex.tag_spans import skip_flac_metadata, span_between_tags
+from reclass_plex.tag_spans import find_audio_chunks, skip_flac_metadata, span_between_tags
 
 # What FFmpeg decodes and mutagen can give a genre. Left out: raw AAC (.aac has no tags of its
 # own), .mp4 and .asf (videos, nearly always), Matroska (mutagen does not know it), TAK and Speex
@@ -61,6 +61,7 @@ _PATIENCE = 30.0  # seconds for one step of FFmpeg's; damaged ASF headers can se
 _CONTAINERS = "aiff,ape,asf,caf,dsf,flac,mov,mp3,mpc,mpc8,ogg,tta,w64,wav,wv"
 _VIDEO_CONTAINERS = "avi,flv,matroska,mpeg,mpegts"  # opened only to be named as what they are
 _TAGS_OUTSIDE = {"ape", "flac", "mp3", "mpc", "mpc8", "tta", "wv"}  # audio is one run of bytes
+_CHUNKED = {"aiff", "caf", "dsf", "w64", "wav"}  # audio is a chunk among others
 
 _TRANSIENT = {
     *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
@@ -145,24 +146,23 @@ def audio_digest(path: Path) -> str:
 
     BLAKE2b-128 over the audio track's bytes in order: equal after any edit of tags, pictures or
     padding, whoever made it. It covers neither container, packet boundaries, nor the names and
-    parameters that FFmpeg gives to them, which may change with FFmpeg's version.
+    parameters that FFmpeg gives to them, which may change with FFmpeg's version. Of a WAV whose
+    header does not tell where its audio ends, all that follows counts, as for every player.
 
     Raises NotAudio, Unreadable or RetryLater (FileChanged if the file changes meanwhile).
     """
     digest = hashlib.blake2b(digest_size=16)
     count = 0
     with _opened(path) as source:
-        if source.container.format.name in _TAGS_OUTSIDE:
-            # quicker than FFmpeg's demuxers, whose parsers look for frames in every byte
-            start, end = skip_flac_metadata(source.descriptor, source.start), source.end
-            while start < end:
-                block = os.pread(source.descriptor, min(_BLOCK, end - start), start)
-                if not block:
-                    break
+        runs = source.runs()
+        for start, end in runs:  # quicker than FFmpeg's demuxers: packets may be small
+            while start < end and (
+                block := os.pread(source.descriptor, min(_BLOCK, end - start), start)
+            ):
                 digest.update(block)
                 start += len(block)
                 count += len(block)
-        else:
+        if not runs:
             for packet in source.packets():
                 digest.update(packet)
                 count += packet.size
@@ -184,8 +184,16 @@ class _Source:
     descriptor: int
     start: int  # byte at which the file begins and ends, but for tags around it
     end: int
+    chunks: tuple[tuple[int, int], ...]  # of audio, where a walk along the chunks found them
     container: InputContainer
     stream: av.AudioStream
+
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """Where the audio's bytes begin and end; nothing if only FFmpeg can tell them apart."""
+        name = self.container.format.name
+        if name in _TAGS_OUTSIDE:
+            return ((skip_flac_metadata(self.descriptor, self.start), self.end),)
+        return self.chunks if name in _CHUNKED else ()
 
     def stated_seconds(self) -> float | None:
         if self.container.format.name == "dsf":  # FFmpeg guesses it from the file's size
@@ -347,9 +355,10 @@ def _opened(path: Path) -> Iterator[_Source]:
         start, end = span_between_tags(descriptor)
         if start == end:
             raise NotAudio(path, "holds tags, but no audio")
+        chunks, end = find_audio_chunks(descriptor, start, end)
         with _open_container(descriptor, start, end) as container:
             stream = _choose_stream(path, container)
-            yield _Source(descriptor, start, end, container, stream)
+            yield _Source(descriptor, start, end, chunks, container, stream)
         _check_unchanged(path, before, descriptor)
     except (FileError, av.FFmpegError, OSError) as error:
         _check_unchanged(path, before, descriptor)  # if it has changed, that is the cause

@@ -8,12 +8,14 @@ All of this needs the right to change files (`Store.writing_files`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reclass_plex import tags
+from reclass_plex.audio import audio_digest
 from reclass_plex.config import TagOptions
 from reclass_plex.errors import EditedSince, FileChanged, FileError, printable
 from reclass_plex.files import find_leftovers, hash_file, leftover_token, open_regular
@@ -33,18 +35,22 @@ def apply_genres(
 ) -> bool:
     """Write `genres` into a file; return False if it says so already.
 
-    Raises FileError (see `tags.prepare_write`); the file is then as it was.
+    Raises FileError (see `tags.prepare_write`), FileChanged if its genre is not what was planned
+    for; the file is then as it was.
     """
     known = tags.KnownAudio(track.digest, track.size, track.mtime_ns) if track.digest else None
     prepared = tags.prepare_write(track.path, genres, options, known=known)
     if prepared is None:
         return False
     try:
+        if prepared.before != track.genres:
+            raise FileChanged(track.path, "got another genre meanwhile; run again")
         entry_id = store.begin_change(
             run_id,
             track.id,
             path=prepared.path,
             temp_path=prepared.temp_path,
+            digest=prepared.digest,
             before=prepared.before,
             after=prepared.after,
             before_hash=prepared.before_hash,
@@ -69,15 +75,16 @@ def repair(store: Store) -> Iterator[str]:
     for entry in store.pending_changes():
         name = printable(entry.path)
         try:
-            current = _hash(entry.path)
-        except (FileError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            yield f"{name}: whether an interrupted change took place is not known yet: {reason}"
+            with open_regular(entry.path) as file:
+                current = hash_file(file).hex()
+        except (FileError, OSError):  # moved, deleted, or on a disk that is away
+            store.assume_change(entry.id)
+            yield f"{name}: a change was interrupted, and the file is not there now"
             continue
         # Neither old nor new: edited by someone since. As long as the copy is there, the rename
         # did not take place.
         replaced = current == entry.after_hash or (
-            current not in (None, entry.before_hash) and not entry.temp_path.exists()
+            current != entry.before_hash and not entry.temp_path.exists()
         )
         with suppress(OSError):
             entry.temp_path.unlink()
@@ -102,6 +109,45 @@ def remove_leftovers(store: Store, paths: Iterable[Path]) -> None:
                 path.unlink()
 
 
+def find_changes(
+    store: Store,
+    *,
+    run_id: int | None = None,
+    path: Path | None = None,
+    since: float | None = None,
+) -> list[JournalEntry]:
+    """Return the changes that stand, newest first, each with the path where its file is now.
+
+    A file that moved is found by its audio and its bytes. `path` is a file or a folder.
+    """
+    entries = [
+        replace(entry, path=_locate(store, entry))
+        for entry in store.changes(run_id=run_id, since=since)
+    ]
+    if path is None:
+        return entries
+    real = Path(os.path.realpath(path))
+    return [
+        entry
+        for entry in entries
+        if any(
+            wanted in (place, *place.parents)
+            for wanted in (path, real)
+            for place in (entry.path, entry.named)
+        )
+    ]
+
+
+def _locate(store: Store, entry: JournalEntry) -> Path:
+    """Return where the changed file is: where it was, or where it is known to have moved."""
+    if not os.path.lexists(entry.path):
+        for path in store.paths_of(entry.digest):
+            with suppress(FileError, OSError), open_regular(path) as file:
+                if hash_file(file).hex() == entry.after_hash:
+                    return path
+    return entry.path
+
+
 def undo_changes(
     store: Store,
     entries: Sequence[JournalEntry],
@@ -124,6 +170,18 @@ def undo_change(store: Store, entry: JournalEntry, options: TagOptions) -> UndoR
 
     A genre that was edited since stays. Never raises FileError: the result says what is wrong.
     """
+    try:
+        status, how = _restore(store, entry, options)
+    except FileError as error:
+        verb = "kept" if isinstance(error, EditedSince) else "not restored"
+        return UndoResult(False, f"{verb}: {error.reason}")
+    except OSError as error:
+        return UndoResult(False, f"not restored: {error.strerror or error}")
+    store.finish_undo(entry.id, entry.path, status.st_size, status.st_mtime_ns)
+    return UndoResult(True, how)
+
+
+def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> tuple[os.stat_result, str]:
     path = entry.path
     try:
         status = tags.restore_bytes(
@@ -134,31 +192,10 @@ def undo_change(store: Store, entry: JournalEntry, options: TagOptions) -> UndoR
             mtime_ns=entry.before_mtime_ns,
             options=options,
         )
-        how = "restored byte for byte"
+        return status, "restored byte for byte"
     except EditedSince:
-        try:
-            prepared = tags.restore_genre(path, entry.before, entry.after, options)
-            status = path.stat() if prepared is None else prepared.commit()
-            how = "edited since, so only its genre was restored"
-        except EditedSince as error:
-            return UndoResult(False, f"kept: {error.reason}")
-        except (FileError, OSError) as error:
-            return UndoResult(False, f"not restored: {getattr(error, 'reason', error)}")
-    except FileError as error:
-        return UndoResult(False, f"not restored: {error.reason}")
-    store.finish_undo(entry.id, status.st_size, status.st_mtime_ns)
-    return UndoResult(True, how)
-
-
-def _hash(path: Path) -> str | None:
-    """Return the hash of a whole file, None if it was deleted.
-
-    A missing folder may be a mount that comes back, so it is an error like any other.
-    """
-    try:
-        with open_regular(path) as file:
-            return hash_file(file).hex()
-    except FileChanged:
-        if path.parent.is_dir():
-            return None
-        raise
+        if audio_digest(path) != entry.digest:
+            raise EditedSince(path, "another recording is there now") from None
+        prepared = tags.restore_genre(path, entry.before, entry.after, options)
+        status = path.stat() if prepared is None else prepared.commit()
+        return status, "edited since, so only its genre was restored"

@@ -9,8 +9,10 @@ import enum
 import os
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +26,7 @@ from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, FileError, ReclassError, printable
 from reclass_plex.files import FoundFile, find_audio_files
 from reclass_plex.records import Excerpt
-from reclass_plex.store import Store
+from reclass_plex.store import JournalEntry, Store
 
 app = typer.Typer(
     help="Listens to your music, decides each genre, writes it so that nothing is lost.",
@@ -210,53 +212,53 @@ def undo(
 ) -> None:
     """Give files their former bytes back: the last run, or what you name."""
     config = _configure(config_file, {})
-    with (
-        Store.open(config.store.resolve()) as store,
-        store.writing_files(),
-        console.stopping_politely() as should_stop,
-    ):
+    with Store.open(config.store.resolve()) as store, store.writing_files():
         _repair(store)
         if run is None and path is None and since is None:
-            standing = [summary.id for summary in store.list_runs() if summary.done]
-            if not standing:
-                console.say("there is nothing to undo", to=console.err)
-                return
-            run = standing[0]
-        if run is not None and run not in [summary.id for summary in store.list_runs()]:
+            run = next((summary.id for summary in store.list_runs() if summary.done), None)
+        elif run is not None and run not in [summary.id for summary in store.list_runs()]:
             raise ConfigError(f"--run {run}: there is no such run; see reclass-plex history")
-        entries = store.changes(
+        entries = changes.find_changes(
+            store,
             run_id=run,
-            path=None if path is None else Path(os.path.abspath(path)),  # noqa: PTH100 - keep links
+            path=None if path is None else _absolute(path),
             since=None if since is None else _parse_time(since),
         )
         if not entries:
             console.say("there is nothing to undo", to=console.err)
             return
         _confirm(f"Take back {len(entries)} changes?", yes)
-        counts = {"restored": 0, "kept": 0}
-        results = changes.undo_changes(store, entries, config.tags, should_stop)
-        for entry, result in console.follow(results, len(entries), "undoing"):
-            counts["restored" if result.restored else "kept"] += 1
-            if as_json:
-                console.print_json(
-                    {
-                        "path": os.fspath(entry.path),
-                        "restored": result.restored,
-                        "how": result.how,
-                        "genres": list(entry.before if result.restored else entry.after),
-                    }
-                )
-            else:
-                line = f"{console.short_path(entry.path)}: {result.how}"
-                console.say(line, style="" if result.restored else "yellow")
-        if not as_json:
-            console.say(f"{counts['restored']} restored, {counts['kept']} left as they are")
-        _exit_if(should_stop(), counts["kept"])
+        with console.stopping_politely() as should_stop:
+            results = changes.undo_changes(store, entries, config.tags, should_stop)
+            counts = {"restored": 0, "kept": 0}
+            for entry, result in console.follow(results, len(entries), "undoing"):
+                counts["restored" if result.restored else "kept"] += 1
+                _print_undo(entry, result, as_json=as_json)
+            if not as_json:
+                console.say(f"{counts['restored']} restored, {counts['kept']} left as they are")
+            _exit_if(should_stop(), counts["kept"])
+
+
+def _print_undo(entry: JournalEntry, result: changes.UndoResult, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(
+            {
+                "path": os.fspath(entry.path),
+                "restored": result.restored,
+                "how": result.how,
+                "genres": list(entry.before if result.restored else entry.after),
+            }
+        )
+    else:
+        line = f"{console.short_path(entry.path)}: {result.how}"
+        console.say(line, style="" if result.restored else "yellow")
 
 
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="How many runs.")
+    ] = 20,
     as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
@@ -366,7 +368,7 @@ def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | File
 
     Temporary copies of ours on the way go to `leftovers`.
     """
-    absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - keep links
+    absolute = [_absolute(path) for path in paths]
     found: list[FoundFile | FileError] = []
     with console.showing_progress(None, "looking for music") as advance:
         for item in find_audio_files(absolute, AUDIO_SUFFIXES, leftovers.append):
@@ -376,6 +378,16 @@ def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | File
         named = ", ".join(printable(path) for path in paths)
         console.say(f"no audio files in {named}", to=console.err)
     return found
+
+
+def _absolute(path: Path) -> Path:
+    """Return a full path; links stay, unless ".." has to be followed through them."""
+    if not path.parts:
+        raise ConfigError('"" is no path; the current folder is "."')
+    try:
+        return path.resolve() if ".." in path.parts else path.absolute()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{printable(path)}: where this is cannot be told: {error}") from error
 
 
 def _repair(store: Store) -> None:
@@ -394,7 +406,7 @@ def _workers(jobs: int | None) -> int:
 def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfigError("there is no terminal to ask on: add --yes (or --dry-run)")
     if not console.ask(question):
         raise typer.Exit(0)
@@ -404,7 +416,7 @@ _SPANS = {"m": 60, "h": 3600, "d": 86400}  # seconds
 
 
 def _parse_time(text: str) -> float:
-    if match := re.fullmatch(r"(\d+)([mhd])", text):
+    if match := re.fullmatch(r"(\d{1,6})([mhd])", text):
         return time.time() - int(match[1]) * _SPANS[match[2]]
     try:
         return datetime.fromisoformat(text).timestamp()
@@ -421,14 +433,36 @@ def _exit_if(stopped: bool, failed: int) -> None:
 
 def main() -> None:
     """Run the command; turn our own errors into one line and an exit status."""
-    try:
-        app()
-    except ConfigError as error:
-        console.say(f"error: {error}", style="red", to=console.err)
-        sys.exit(WRONG_USE)
-    except ReclassError as error:
-        console.say(f"error: {error}", style="red", to=console.err)
-        sys.exit(FAILED)
-    except BrokenPipeError:  # the reader of our output (head, say) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+    console.prepare_streams()
+    with _numba_can_cache():
+        try:
+            app()
+        except ConfigError as error:
+            console.say(f"error: {error}", style="red", to=console.err)
+            sys.exit(WRONG_USE)
+        except ReclassError as error:
+            console.say(f"error: {error}", style="red", to=console.err)
+            sys.exit(FAILED)
+        except BrokenPipeError:  # the reader of our output (head, say) has seen enough
+            console.discard_output()
+            sys.exit(FAILED)
+        except OSError as error:  # of files we say more; this is our own output, or no memory
+            console.discard_output()
+            console.say(f"error: {error}", style="red", to=console.err)
+            sys.exit(FAILED)
+
+
+@contextmanager
+def _numba_can_cache() -> Iterator[None]:
+    """Give numba (librosa's compiler) a folder for its cache where the user has none.
+
+    It refuses to work without one: as a service user without a home, say.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111
+    nearest = next(folder for folder in (cache, *cache.parents) if os.path.exists(folder))  # noqa: PTH110
+    if "NUMBA_CACHE_DIR" in os.environ or os.access(nearest, os.W_OK | os.X_OK):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="reclass-plex-numba-") as folder:
+        os.environ["NUMBA_CACHE_DIR"] = folder
+        yield

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from reclass_plex.errors import ConfigError, printable
 
@@ -33,7 +33,7 @@ class PolicyOptions(Options):
     album_consensus: bool = True
     add_parents: bool = False
     overwrite_user_genres: bool = False
-    names: dict[str, str] = {}
+    names: dict[str, Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]] = {}
     allow: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
@@ -67,9 +67,9 @@ class StoreOptions(Options):
     def resolve(self) -> Path:
         """Return the database's path, by the XDG base directory specification if none is set."""
         if self.path is not None:
-            return self.path.expanduser()
+            return _expand(self.path).absolute()
         state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return Path(state).expanduser() / "reclass-plex" / "store.sqlite"
+        return _expand(Path(state)) / "reclass-plex" / "store.sqlite"
 
 
 class PathMap(Options):
@@ -110,7 +110,16 @@ def config_path() -> Path:
     if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(home).expanduser() / "reclass-plex" / "config.yaml"
+    return _expand(Path(home)) / "reclass-plex" / "config.yaml"
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{printable(path)}: whose home is meant is not known; set HOME, or name a full path"
+        ) from error
 
 
 def load_config(path: Path | None = None) -> Config:
@@ -122,8 +131,8 @@ def load_config(path: Path | None = None) -> Config:
     """
     if path is None:
         path = config_path()
-        if CONFIG_VARIABLE not in os.environ and not path.exists():
-            return Config()
+        if CONFIG_VARIABLE not in os.environ and not os.path.exists(path):  # noqa: PTH110
+            return Config()  # os.path: a folder that may not be entered counts as none, no error
     name = printable(path)
     try:
         text = path.read_text(encoding="utf-8")

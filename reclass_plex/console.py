@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -30,7 +31,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from reclass_plex.errors import FileError, printable
+from reclass_plex.errors import FileError, printable, visible
 from reclass_plex.pipeline import TrackResult
 from reclass_plex.records import GenreScore, Verdict
 
@@ -40,9 +41,26 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def prepare_streams() -> None:
+    """Let nothing that is printed fail: not an unknown character, not a closed stream."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def discard_output() -> None:
+    """Send what is still to be printed nowhere, so that the end of the process cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def say(text: str, *, style: str = "", to: Console = out) -> None:
-    """Print plain text: what looks like markup in a file name stays as it is."""
-    to.print(Text(text, style=style))
+    """Print lines of plain text: what looks like markup or an escape in a name stays a name."""
+    for line in text.split("\n"):
+        to.print(Text(visible(line), style=style))
 
 
 def print_json(data: dict[str, object]) -> None:
@@ -166,7 +184,7 @@ def print_error(error: FileError) -> None:
 
 def genres_text(genres: tuple[str, ...]) -> str:
     """Return genres for people."""
-    return "; ".join(genres) if genres else "none"
+    return visible("; ".join(genres)) if genres else "none"
 
 
 def table(*columns: str) -> Table:

@@ -9,10 +9,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_JOINERS = "\u200c\u200d"  # of scripts and emoji: harmless, and names look wrong without them
+
+
+def visible(text: str) -> str:
+    """Return `text` with what a terminal would act on (escapes, line ends) made visible."""
+    return "".join(
+        char if char.isprintable() or char in _JOINERS else repr(char)[1:-1] for char in text
+    )
+
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return `path` as text that any terminal can show: undecodable bytes become \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return `path` as one line for any terminal: undecodable bytes become \\xNN."""
+    return visible(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 class ReclassError(Exception):

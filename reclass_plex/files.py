@@ -233,12 +233,14 @@ def check_writable(path: Path, status: os.stat_result) -> None:
 
     A file without any write permission is taken for protected even where root could replace it.
     """
+    with naming_errors(path, writing=True):
+        disk = os.statvfs(path.parent)
+    if disk.f_flag & os.ST_RDONLY:
+        raise ReadOnly(path, "its file system is read-only")
     if not status.st_mode & 0o222 or not os.access(path, os.W_OK):
         raise ReadOnly(path, "is write-protected")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ReadOnly(path, "its folder cannot be written")
-    with naming_errors(path, writing=True):
-        disk = os.statvfs(path.parent)
     free = disk.f_bavail * disk.f_frsize
     needed = status.st_size + SPACE_MARGIN
     if disk.f_blocks and free < needed:  # some network file systems report no blocks at all
@@ -366,7 +368,8 @@ def _copy_metadata(source: int, target: int, status: os.stat_result, path: Path)
         try:
             os.fchown(target, status.st_uid, status.st_gid)
         except OSError as error:
-            raise ReadOnly(path, "belongs to another user, who would lose it") from error
+            owner = "group, which" if new.st_uid == status.st_uid else "user, who"
+            raise ReadOnly(path, f"belongs to another {owner} would lose it") from error
     if os.fstat(target).st_mode != status.st_mode:  # some file systems know no modes to set
         os.fchmod(target, stat.S_IMODE(status.st_mode))
     if not hasattr(os, "listxattr"):

@@ -43,9 +43,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        with path.open("rb"):  # safetensors calls every failure to open "no such file"
+            pass
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{printable(path)}: cannot read the weights: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ModelError(f"{printable(path)}: cannot read the weights: {reason}") from error
 
 
 def check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

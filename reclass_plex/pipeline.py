@@ -23,9 +23,9 @@ from typing import Generic, TypeVar
 
 from reclass_plex import audio, tags
 from reclass_plex.changes import apply_genres
-from reclass_plex.config import Config
+from reclass_plex.config import Config, TagOptions
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.errors import FileError, RetryLater
+from reclass_plex.errors import FileError, NotAudio, TagsUnsupported
 from reclass_plex.files import FoundFile
 from reclass_plex.genres import Taxonomy
 from reclass_plex.policy import plan_tags
@@ -146,7 +146,7 @@ def tag_files(
     models = ensemble.fingerprint
 
     def analyse(item: tuple[FoundFile, KnownTrack | None]) -> _Analysed:
-        return _analyse(*item, store, ensemble)
+        return _analyse(*item, store, ensemble, config.tags)
 
     analysed = _map_ahead(analyse, _with_known(found, store, models), workers, should_stop)
     write = partial(
@@ -226,22 +226,26 @@ def _with_known(
 
 
 def _analyse(
-    item: FoundFile, before: KnownTrack | None, store: Store, ensemble: Ensemble
+    item: FoundFile,
+    before: KnownTrack | None,
+    store: Store,
+    ensemble: Ensemble,
+    options: TagOptions,
 ) -> _Analysed:
     """Read one file, take its verdict from the store or the ensemble, and record both."""
     path, models = item.path, ensemble.fingerprint
     try:
-        file_tags = tags.read_tags(path)
+        file_tags = tags.read_tags(path, options)
         digest = audio.audio_digest(path)
         verdict = store.find_verdict(digest, models)
         if verdict is None:
             verdict, embeddings = classify_file(path, ensemble)
             store.save_verdict(digest, models, verdict, embeddings)
-    except RetryLater as error:
-        return _Analysed(path, before, error)  # not remembered: the next run looks again
-    except FileError as error:
+    except (NotAudio, TagsUnsupported) as error:  # will be so until the file changes
         store.save_track(path, item.size, item.mtime_ns, error=error)
         return _Analysed(path, before, error)
+    except FileError as error:
+        return _Analysed(path, before, error)  # not remembered: the next run looks again
     store.save_track(
         path,
         item.size,

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.sqlite import insert
 from reclass_plex.errors import FileError, StoreError, printable
 from reclass_plex.files import process_token
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
-from reclass_plex.tables import PathBytes, embeddings, journal, runs, tracks, verdicts
+from reclass_plex.tables import embeddings, journal, runs, tracks, verdicts
 
 SCHEMA_VERSION = "0001"  # the newest migration in reclass_plex/migrations/versions
 BUSY_SECONDS = 30  # how long to wait for another process's write
@@ -50,13 +50,19 @@ class KnownTrack:
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """A row of `journal`: one file changed in one run. `path` follows the file when it moves."""
+    """A row of `journal`: one file changed in one run.
+
+    `path` is the file that was replaced, `named` how the user named it (through a link, perhaps),
+    `digest` stands for its audio.
+    """
 
     id: int
     run_id: int
     track_id: int
     path: Path
+    named: Path
     temp_path: Path
+    digest: str
     state: str
     before: tuple[str, ...]
     after: tuple[str, ...]
@@ -103,13 +109,9 @@ class Store:
         sa.event.listen(engine, "begin", _begin_transaction)
         try:
             _migrate(engine)
-        except (sa.exc.DatabaseError, sqlite3.Error, OSError) as error:
+        except (sa.exc.DatabaseError, sqlite3.Error, OSError, ValueError) as error:
             engine.dispose()
-            cause = getattr(error, "orig", None) or error
-            raise StoreError(
-                f"{printable(path)}: cannot be used as the store: {cause}. Check the disk and the"
-                " permissions, or move the file away to begin anew (undo then forgets its runs)."
-            ) from error
+            raise _refusal(path, error) from error
         except StoreError:
             engine.dispose()
             raise
@@ -131,7 +133,11 @@ class Store:
 
         Raises StoreError when another process holds it.
         """
-        with self.path.with_name(self.path.name + ".lock").open("w") as lock:
+        try:
+            lock = self.path.with_name(self.path.name + ".lock").open("w")
+        except OSError as error:
+            raise _refusal(self.path, error) from error
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -151,8 +157,8 @@ class Store:
             connection = self._engine.connect().execution_options(reclass_write=write)
             with connection, connection.begin():
                 yield connection
-        except sa.exc.DatabaseError as error:
-            raise StoreError(f"the store refused a transaction: {error.orig}") from error
+        except (sa.exc.DatabaseError, json.JSONDecodeError) as error:
+            raise _refusal(self.path, error) from error
 
     # Tracks and verdicts
 
@@ -181,8 +187,9 @@ class Store:
     ) -> int:
         """Record what a file is now, and return the row's id.
 
-        A file that is new here, but whose audio is known from a path that no longer exists, has
-        moved: its row, and with it the journal, follows.
+        A file that is new here, but is in all that can be seen the one that was known at a path
+        that no longer exists, has moved: what was written and undone there holds here too. (The
+        old row stays, as its disk may only be away.)
         """
         values: dict[str, Any] = {
             "path": path,
@@ -196,11 +203,13 @@ class Store:
         }
         with self.transaction() as connection:
             row = connection.execute(sa.select(tracks.c.id).where(tracks.c.path == path)).first()
-            track_id = row.id if row is not None else _moved_from(connection, digest)
-            if track_id is not None:
-                connection.execute(tracks.update().where(tracks.c.id == track_id).values(**values))
-                return int(track_id)
-            result = connection.execute(tracks.insert().values(undone=False, **values))
+            if row is not None:
+                connection.execute(tracks.update().where(tracks.c.id == row.id).values(**values))
+                return int(row.id)
+            written, undone = _moved_from(connection, digest, size, mtime_ns)
+            result = connection.execute(
+                tracks.insert().values(written=written, undone=undone, **values)
+            )
             assert result.inserted_primary_key is not None  # noqa: S101 - SQLite always gives one
             return int(result.inserted_primary_key[0])
 
@@ -310,6 +319,7 @@ class Store:
         *,
         path: Path,
         temp_path: Path,
+        digest: str,
         before: tuple[str, ...],
         after: tuple[str, ...],
         before_hash: str,
@@ -326,6 +336,7 @@ class Store:
                     track_id=track_id,
                     path=path,
                     temp_path=temp_path,
+                    digest=digest,
                     state="pending",
                     before=before,
                     after=after,
@@ -358,13 +369,18 @@ class Store:
                 )
             )
 
+    def assume_change(self, entry_id: int) -> None:
+        """Whether the file is the new one cannot be seen now; undo will see, so keep the row."""
+        with self.transaction() as connection:
+            _set_state(connection, entry_id, "done")
+
     def abandon_change(self, entry_id: int) -> None:
         """The file stayed the old one."""
         with self.transaction() as connection:
             _set_state(connection, entry_id, "abandoned")
 
-    def finish_undo(self, entry_id: int, size: int, mtime_ns: int) -> None:
-        """The change was taken back; the file now has this size and mtime."""
+    def finish_undo(self, entry_id: int, path: Path, size: int, mtime_ns: int) -> None:
+        """The change was taken back; the file, now at `path`, has this size and mtime."""
         with self.transaction() as connection:
             entry = connection.execute(
                 sa.select(journal.c.track_id, journal.c.before).where(journal.c.id == entry_id)
@@ -372,7 +388,7 @@ class Store:
             _set_state(connection, entry_id, "undone")
             connection.execute(
                 tracks.update()
-                .where(tracks.c.id == entry.track_id)
+                .where(sa.or_(tracks.c.id == entry.track_id, tracks.c.path == path))
                 .values(size=size, mtime_ns=mtime_ns, genres=entry.before, undone=True)
             )
 
@@ -384,19 +400,21 @@ class Store:
         self,
         *,
         run_id: int | None = None,
-        path: Path | None = None,
         since: float | None = None,
     ) -> list[JournalEntry]:
-        """Return the changes that stand, newest first; narrowed by run, path, time."""
+        """Return the changes that stand, newest first; narrowed by run and time."""
         conditions: list[sa.ColumnElement[bool]] = [journal.c.state == "done"]
         if run_id is not None:
             conditions.append(journal.c.run_id == run_id)
         if since is not None:
             conditions.append(journal.c.created >= since)
-        entries = self._entries(*conditions)
-        if path is not None:
-            entries = [entry for entry in entries if path in (entry.path, *entry.path.parents)]
-        return entries
+        return self._entries(*conditions)
+
+    def paths_of(self, digest: str) -> list[Path]:
+        """Return where this audio was last seen, existing or not."""
+        with self.transaction(write=False) as connection:
+            query = sa.select(tracks.c.path).where(tracks.c.digest == digest)
+            return list(connection.execute(query).scalars())
 
     def check_integrity(self) -> list[str]:
         """Return what SQLite finds wrong with the file; nothing, when it is sound."""
@@ -405,13 +423,10 @@ class Store:
             return [str(row) for row in rows if row != "ok"]
 
     def _entries(self, *conditions: sa.ColumnElement[bool]) -> list[JournalEntry]:
-        # A pending row knows the file by the path it was prepared under; later the file may move,
-        # and tracks.path follows.
-        current = sa.case((journal.c.state == "pending", journal.c.path), else_=tracks.c.path)
         query = (
             sa.select(
-                *(column for column in journal.c if column.name not in ("delta", "path")),
-                sa.type_coerce(current, PathBytes).label("path"),
+                *(column for column in journal.c if column.name != "delta"),
+                tracks.c.path.label("named"),
             )
             .join(tracks)
             .where(*conditions)
@@ -427,6 +442,22 @@ class Store:
                 sa.select(journal.c.delta).where(journal.c.id == entry_id)
             ).scalar_one()
         return bytes(blob)
+
+
+def _refusal(path: Path, error: Exception) -> StoreError:
+    """Say why the database cannot be used, and what to do about it."""
+    cause = getattr(error, "orig", None) or error
+    text = str(cause).splitlines()[0][:200] if str(cause) else type(cause).__name__
+    name = printable(path)
+    if "full" in text or "No space" in text:
+        return StoreError(f"{name}: {text}: free some space on its disk; nothing is lost")
+    damaged = ("malformed", "not a database", "utf-8")
+    if isinstance(error, json.JSONDecodeError) or any(word in text for word in damaged):
+        return StoreError(
+            f"{name}: the store is damaged ({text}): keep a copy, then restore a backup of it or"
+            " move it away to begin anew (undo then forgets its runs)"
+        )
+    return StoreError(f"{name}: cannot be used as the store: {text}: check path and permissions")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -531,15 +562,18 @@ def _verdict(row: sa.Row[Any]) -> Verdict:
     )
 
 
-def _moved_from(connection: sa.Connection, digest: str | None) -> int | None:
-    """Return the row of a file with this audio that is no longer where it was."""
-    if digest is None:
-        return None
-    query = sa.select(tracks.c.id, tracks.c.path).where(tracks.c.digest == digest)
-    for row in connection.execute(query):
-        if not os.path.lexists(row.path):
-            return int(row.id)
-    return None
+def _moved_from(
+    connection: sa.Connection, digest: str | None, size: int, mtime_ns: int
+) -> tuple[tuple[str, ...] | None, bool]:
+    """Return what was written and undone to the file that is no longer where it was."""
+    if digest is not None:
+        query = sa.select(tracks.c.path, tracks.c.written, tracks.c.undone).where(
+            tracks.c.digest == digest, tracks.c.size == size, tracks.c.mtime_ns == mtime_ns
+        )
+        for row in connection.execute(query):
+            if not os.path.lexists(row.path):
+                return row.written, row.undone
+    return None, False
 
 
 def _set_state(connection: sa.Connection, entry_id: int, state: str) -> None:

@@ -44,6 +44,17 @@ class Names(sa.types.TypeDecorator[tuple[str, ...]]):
         return None if value is None else tuple(json.loads(value))
 
 
+class Nanoseconds(sa.types.TypeDecorator[int]):
+    """A time in ns. What SQLite cannot hold (before 1678, after 2262) is cut to what it can."""
+
+    impl = sa.Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: sa.Dialect) -> int | None:
+        """Cut to 64 bits."""
+        return None if value is None else max(-(1 << 63), min(value, (1 << 63) - 1))
+
+
 metadata = sa.MetaData()
 
 tracks = sa.Table(
@@ -52,7 +63,7 @@ tracks = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("path", PathBytes, nullable=False, unique=True),
     sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("mtime_ns", sa.Integer, nullable=False),
+    sa.Column("mtime_ns", Nanoseconds, nullable=False),
     sa.Column("digest", sa.Text, index=True),  # NULL: could not be read, see error_kind
     sa.Column("genres", Names, nullable=False),  # what the file said when last read
     sa.Column("album", sa.Text),  # tracks of one album share this key
@@ -102,13 +113,16 @@ journal = sa.Table(
     sa.Column("track_id", sa.ForeignKey("tracks.id"), nullable=False, index=True),
     sa.Column("path", PathBytes, nullable=False),  # the file that is replaced, links resolved
     sa.Column("temp_path", PathBytes, nullable=False),
+    sa.Column(
+        "digest", sa.Text, nullable=False
+    ),  # of its audio: what is there later may be another
     # pending: the file may be old or new. done: new. abandoned: old. undone: taken back.
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("before", Names, nullable=False),
     sa.Column("after", Names, nullable=False),
     sa.Column("before_hash", sa.Text, nullable=False),
     sa.Column("after_hash", sa.Text, nullable=False),
-    sa.Column("before_mtime_ns", sa.Integer, nullable=False),
+    sa.Column("before_mtime_ns", Nanoseconds, nullable=False),
     sa.Column("delta", sa.LargeBinary, nullable=False),  # see reclass_plex.delta
     sa.Column("created", sa.Float, nullable=False),
 )

@@ -30,7 +30,9 @@ def run(command: str, store_path: Path, music: Path) -> None:
         for line in changes.repair(store):
             print(line, file=sys.stderr)
         if command == "undo":
-            for _ in changes.undo_changes(store, store.changes(path=music), CONFIG.tags):
+            for _ in changes.undo_changes(
+                store, changes.find_changes(store, path=music), CONFIG.tags
+            ):
                 pass
             return
         leftovers: list[Path] = []

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -372,3 +373,145 @@ def test_synthetic_music_of_any_kind_gets_an_answer(run: Any, tmp_path: Path) ->
     for line in result.lines:
         total = sum(genre["confidence"] for genre in line["genres"])
         assert 0 < total <= 1.001, line
+
+
+# What a hostile user found
+
+
+def test_undo_restores_the_file_that_was_changed_not_another_with_the_same_song(
+    run: Any, music: Path
+) -> None:
+    drive, local = music / "drive", music / "local"
+    drive.mkdir()
+    local.mkdir()
+    good = (music / OTHER).read_bytes()
+    (drive / "a.mp3").write_bytes(good)
+    (local / "b.mp3").write_bytes(good)
+    run("tag", drive, "--yes")
+    drive.rename(music / "away")
+    assert "written" in run("tag", local, "--yes", "--json").lines[0]
+    (music / "away").rename(drive)
+    assert run("undo", "--run", "1", "--yes").status == 0
+    assert (drive / "a.mp3").read_bytes() == good
+    assert run("undo", "--yes").status == 0
+    assert (local / "b.mp3").read_bytes() == good
+
+
+def test_another_recording_under_the_same_name_is_left_alone(run: Any, music: Path) -> None:
+    path = music / OTHER
+    run("tag", path, "--yes")
+    shutil.copy(music / METAL, path)
+    file = mutagen.File(path, easy=True)
+    file["genre"] = ["Metal"]  # as ours
+    file.save()
+    put_there = path.read_bytes()
+    result = run("undo", "--yes")
+    assert result.status == 1
+    assert "another recording" in result.out
+    assert path.read_bytes() == put_there
+
+
+def test_an_interrupted_change_is_undone_wherever_its_file_went(
+    run: Any, music: Path, home: Path
+) -> None:
+    before = (music / METAL).read_bytes()
+    run("tag", music / METAL, "--yes")
+    store = sqlite3.connect(home / "state" / "reclass-plex" / "store.sqlite")
+    store.execute("UPDATE journal SET state = 'pending'")  # as a kill after the rename leaves it
+    store.commit()
+    store.close()
+    (music / "new").mkdir()
+    (music / METAL).rename(music / "new" / METAL)
+    run("tag", music / "new", "--yes")
+    assert run("undo", "--path", music / "new", "--yes").status == 0
+    assert (music / "new" / METAL).read_bytes() == before
+
+
+def test_a_link_is_followed_to_its_file_for_tag_and_undo(run: Any, music: Path) -> None:
+    before = (music / METAL).read_bytes()
+    (music / "links").mkdir()
+    link = music / "links" / "song.mp3"
+    link.symlink_to(music / METAL)
+    run("tag", music / "links", "--yes")
+    assert link.is_symlink()
+    assert (music / METAL).read_bytes() != before
+    link.unlink()
+    assert run("undo", "--yes").status == 0
+    assert (music / METAL).read_bytes() == before
+
+
+def test_dot_dot_goes_up_from_where_a_link_leads(run: Any, music: Path, tmp_path: Path) -> None:
+    (tmp_path / "far" / "in").mkdir(parents=True)
+    shutil.copy(music / METAL, tmp_path / "far")
+    (music / "link").symlink_to(tmp_path / "far" / "in")
+    lines = run("tag", f"{music}/link/..", "--dry-run", "--json").lines
+    assert [Path(line["path"]).parent for line in lines] == [tmp_path / "far"]
+    assert run("tag", "", "--dry-run").status == 2
+
+
+def test_our_joined_genres_are_not_taken_for_the_users(run: Any, music: Path) -> None:
+    config = music / "mine.yaml"
+    config.write_text(
+        'policy: {max_genres: 3, min_confidence: 0}\ntags: {join: {mp4: ", ", vorbis: "/"}}\n'
+    )
+    paths = sorted(music.glob("*.m4a")) + sorted(music.glob("*.ogg"))
+    options = ("--mode", "replace", "--yes", "--json", "--config", config)
+    assert any(line["written"] for line in run("tag", *paths, *options).lines)
+    for path in paths:
+        os.utime(path, ns=(0, 0))
+    reasons = [line["reason"] for line in run("tag", *paths, *options).lines]
+    assert not [reason for reason in reasons if "edited by hand" in reason]
+
+
+def test_names_cannot_act_on_the_terminal(run: Any, music: Path) -> None:
+    nasty = music / "a\x1b[31m\nred\x07.mp3"
+    (music / METAL).rename(nasty)
+    (music / "b\x1b]0;title.mp3").write_text("no music")
+    result = run("tag", nasty, music / "b\x1b]0;title.mp3", "--yes")
+    assert "\\x1b[31m\\nred\\x07.mp3: none -> Metal" in result.out
+    assert "\x1b" not in result.out + result.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_any_name_can_be_printed_anywhere(music: Path, encoding: str) -> None:
+    (music / METAL).rename(music / "\u97f3\u697d.mp3")
+    done = subprocess.run(
+        [COMMAND, "tag", music, "--dry-run"],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert b"\\u97f3\\u697d.mp3: none -> Metal" in done.stdout
+
+
+def test_closed_and_full_outputs_give_no_traceback(music: Path) -> None:
+    for redirection in ("> /dev/full", ">&-", "<&-", "| head -c 1"):
+        done = subprocess.run(
+            f"'{COMMAND}' history --json {redirection}; '{COMMAND}' tag '{music}' {redirection}",
+            shell=True,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, redirection
+
+
+def test_a_service_user_without_a_home_can_classify(music: Path) -> None:
+    names = ("XDG_CACHE_HOME", "HOME", "NUMBA_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [COMMAND, "classify", music / METAL],
+        env=environment | {"HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Metal" in done.stdout
+
+
+def test_a_date_beyond_the_stores_does_not_end_the_run(run: Any, music: Path) -> None:
+    os.utime(music / METAL, (10_413_792_000, 10_413_792_000))  # the year 2300
+    result = run("tag", music / METAL, music / OTHER, "--yes", "--json")
+    assert result.status == 0
+    assert [line["written"] for line in result.lines] == [True, True]
+    assert run("history", "-n", "99999999999999999999").status == 2

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from reclass_plex.features import filters
 from reclass_plex.features.chroma import TINY
+from reclass_plex.features.statistics import sort_rows
 
 BIN_HZ = filters.LIBROSA_RATE / filters.FRAME_SAMPLES
 BLOCK_BINS = 32  # 32 blocks of 32 bins and one more bin make the spectrum
@@ -23,7 +24,6 @@ ROLLOFF_SHARE = 0.85
 CONTRAST_SHARE = 0.02  # of a band's bins make its peak, as many its valley
 LOWEST_POWER = 1e-10
 RANGE_DB = 80.0
-CONTRAST_GROUP = 7  # bins
 CROSSING_HOPS = 128  # hops whose zero crossings are counted at a time
 
 
@@ -130,30 +130,17 @@ CONTRAST_BANDS = _contrast_bands()
 
 def contrast_extremes(magnitude: torch.Tensor) -> torch.Tensor:
     """Return the valleys, then the peaks of the seven octave bands: (14, columns)."""
-    extremes = [
-        _extreme_mean(magnitude[first:last], few, largest)
-        for largest in (False, True)
-        for first, last, few in CONTRAST_BANDS
-    ]
-    return torch.stack(extremes)
-
-
-def _extreme_mean(band: torch.Tensor, few: int, largest: bool) -> torch.Tensor:
-    """Return the mean of the `few` largest (or smallest) bins in each column of `band`.
-
-    No more than `few` groups of bins can hold them: those with the `few` most extreme heads. To
-    find these first leaves a third of the band to choose from, and choosing is what costs time.
-    """
-    head = torch.amax if largest else torch.amin
-    if few == 1:
-        return head(band, 0)
-    groups = len(band) // CONTRAST_GROUP
-    grouped = band[: groups * CONTRAST_GROUP]
-    heads = head(grouped.view(CONTRAST_GROUP, groups, -1), 0)
-    best = heads.topk(few, dim=0, largest=largest, sorted=False).indices
-    members = groups * torch.arange(CONTRAST_GROUP, device=band.device)[:, None, None] + best
-    left = torch.cat([grouped.gather(0, members.flatten(0, 1)), band[len(grouped) :]])
-    return left.topk(few, dim=0, largest=largest, sorted=False).values.mean(0)
+    valleys, peaks = [], []
+    for first, last, few in CONTRAST_BANDS:
+        band = magnitude[first:last]
+        if few == 1:
+            valleys.append(band.amin(0))
+            peaks.append(band.amax(0))
+        else:
+            ordered = sort_rows(band.t().contiguous())
+            valleys.append(ordered[:, :few].mean(1))
+            peaks.append(ordered[:, -few:].mean(1))
+    return torch.stack(valleys + peaks)
 
 
 def contrast(extremes: torch.Tensor) -> torch.Tensor:

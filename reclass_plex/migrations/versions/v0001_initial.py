@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.Column("track_id", sa.Integer, sa.ForeignKey("tracks.id"), nullable=False, index=True),
         sa.Column("path", sa.LargeBinary, nullable=False),
         sa.Column("temp_path", sa.LargeBinary, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False, index=True),
         sa.Column("before", sa.Text, nullable=False),
         sa.Column("after", sa.Text, nullable=False),
