@@ -156,11 +156,8 @@ def audio_digest(path: Path) -> str:
     with _opened(path) as source:
         runs = source.runs()
         for start, end in runs:  # quicker than FFmpeg's demuxers: packets may be small
-            while start < end and (
-                block := os.pread(source.descriptor, min(_BLOCK, end - start), start)
-            ):
+            for block in _read_blocks(source.descriptor, start, end):
                 digest.update(block)
-                start += len(block)
                 count += len(block)
         if not runs:
             for packet in source.packets():
@@ -169,6 +166,12 @@ def audio_digest(path: Path) -> str:
         if not count:
             raise NotAudio(path, "it holds no audio, only headers or tags")
     return digest.hexdigest()
+
+
+def _read_blocks(descriptor: int, start: int, end: int) -> Iterator[bytes]:
+    while start < end and (block := os.pread(descriptor, min(_BLOCK, end - start), start)):
+        yield block
+        start += len(block)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import unicodedata
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +393,124 @@ def test_tags_of_other_programs_do_not_change_the_digest(
     digest = audio_digest(path)
     path.write_bytes(front + path.read_bytes() + back)
     assert audio_digest(path) == digest
+
+
+def riff(*chunks: tuple[bytes, bytes | int, bytes]) -> bytes:
+    """A WAV of (name, its size or b"" for the true one, content) after a format of 8 kHz mono."""
+    form = struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, 16)
+    body = b"WAVE"
+    for name, size, content in ((b"fmt ", b"", form), *chunks):
+        told = size if isinstance(size, int) else len(content)
+        body += name + struct.pack("<I", told) + content + bytes(len(content) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+SOUND = np.random.default_rng(7).integers(-9999, 9999, 4000, np.int16).astype("<i2").tobytes()
+SOUND_DIGEST = blake2b(SOUND, digest_size=16).hexdigest()
+
+
+def digest_of(folder: Path, content: bytes) -> str:
+    path = folder / "made.wav"
+    path.write_bytes(content)
+    return audio_digest(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "muxer", "encoder", "options"),
+    [
+        ("a.wav", "wav", "pcm_s16le", {}),
+        ("a.wav", "wav", "pcm_s16le", {"rf64": "always"}),
+        ("a.w64", "w64", "pcm_s16le", {}),
+        ("a.caf", "caf", "pcm_s16le", {}),
+        ("a.aiff", "aiff", "pcm_s16be", {}),
+    ],
+)
+def test_the_digest_is_that_of_the_samples(
+    tmp_path: Path, name: str, muxer: str, encoder: str, options: dict[str, str]
+) -> None:
+    source = synthesize(1.0, 8000)
+    path = tmp_path / name
+    encode(path, muxer, encoder, source, 8000, options)
+    order = ">i2" if encoder.endswith("be") else "<i2"
+    samples = (source.T * 32768).astype(order).tobytes()
+    assert audio_digest(path) == blake2b(samples, digest_size=16).hexdigest()
+    with audio._opened(path) as found:
+        ((start, end),) = found.chunks
+        assert path.read_bytes()[start:end] == samples
+        assert b"".join(bytes(packet) for packet in found.packets()) == samples  # FFmpeg agrees
+
+
+def test_dsf_is_digested_by_its_chunk(tmp_path: Path) -> None:
+    path = make_audio(tmp_path, "dsf", seconds=0.5)
+    data = path.read_bytes()
+    assert audio_digest(path) == blake2b(data[92:], digest_size=16).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"data", b"", SOUND)],
+        [(b"LIST", b"", b"INFOodd"), (b"data", b"", SOUND), (b"id3 ", b"", ID3V2)],
+        [(b"data", b"", SOUND), (b"cue ", 10**9, b"damaged")],
+        [(b"data", b"", SOUND[:3000]), (b"id3 ", b"", ID3V2), (b"data", b"", SOUND[3000:])],
+        [(b"data", 0xFFFFFFFF, SOUND)],  # a streaming writer: all that follows
+        [(b"data", 0, SOUND)],
+        [(b"data", 10**9, SOUND)],  # a truncated file
+    ],
+)
+def test_chunks_in_any_order_and_sizes_in_doubt(
+    tmp_path: Path, chunks: list[tuple[bytes, bytes | int, bytes]]
+) -> None:
+    assert digest_of(tmp_path, riff(*chunks)) == SOUND_DIGEST
+
+
+def test_tag_bytes_that_look_like_a_chunk_of_audio_are_none(tmp_path: Path) -> None:
+    trap = b"data" + struct.pack("<I", 100) + bytes(100)
+    plain = riff((b"data", b"", SOUND))
+    assert digest_of(tmp_path, plain + b"id3 " + struct.pack("<I", len(trap)) + trap) == (
+        SOUND_DIGEST
+    )
+
+
+def test_audio_without_its_padding_byte(tmp_path: Path) -> None:
+    content = riff((b"data", b"", SOUND + b"odd"))[:-1]
+    whole = blake2b(SOUND + b"odd", digest_size=16).hexdigest()
+    assert digest_of(tmp_path, content) == whole
+
+
+def test_a_sparse_wav_of_5_gb_takes_no_time(tmp_path: Path) -> None:
+    """Space that was reserved and not filled: FFmpeg walked along it for a minute."""
+    path = tmp_path / "reserved.wav"
+    path.write_bytes(riff((b"data", b"", SOUND)))
+    os.truncate(path, 5 << 30)
+    began = time.process_time()
+    assert audio_digest(path) == SOUND_DIGEST
+    assert len(decode_excerpt(path, FULL).samples) == len(SOUND) // 2
+    assert time.process_time() - began < 1.0
+
+
+def test_sizes_of_64_bits(tmp_path: Path) -> None:
+    """In an RF64 of 5 GB, nearly all of it a hole, the chunk is known to its last byte."""
+    path = tmp_path / "long.wav"
+    size = 5 << 30
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 8000, 16000, 2, 16)
+    long = struct.pack("<4sIQQQI", b"ds64", 28, size + 80, size, size // 2, 0)
+    head = b"RF64\xff\xff\xff\xffWAVE" + long + form + b"data\xff\xff\xff\xff"
+    with path.open("wb") as file:
+        file.write(head)
+        file.seek(len(head) + size)
+        file.write(b"id3 " + struct.pack("<I", len(ID3V2)) + ID3V2)
+    with audio._opened(path) as source:
+        assert source.runs() == ((len(head), len(head) + size),)
+    assert probe(path).seconds == pytest.approx(size / 16000)
+
+
+def test_a_file_of_nothing_but_chunks_is_left_to_ffmpeg(tmp_path: Path) -> None:
+    path = tmp_path / "chunks.wav"
+    path.write_bytes(riff(*[(b"junk", b"", b"")] * 20_000, (b"data", b"", SOUND)))
+    with audio._opened(path) as source:
+        assert source.runs() == ()
+    assert audio_digest(path) == SOUND_DIGEST
 
 
 def test_mp3_with_mutagen_ape_and_id3_tags(tmp_path: Path) -> None:

@@ -251,9 +251,9 @@ def test_a_read_only_disk_is_named(small_disk: Path) -> None:
     path = touch(small_disk / "song.mp3")
     remount = ["mount", "-o", "remount,ro", os.fspath(small_disk)]
     subprocess.run(remount, check=True, capture_output=True)
-    with pytest.raises(ReadOnly):
+    with pytest.raises(ReadOnly, match="its file system is read-only"):
         check_writable(path, path.stat())
-    with open_regular(path) as file, pytest.raises(ReadOnly):
+    with open_regular(path) as file, pytest.raises(ReadOnly, match="read-only file system"):
         Replacement.beside(path).fill(file, write_new)
 
 
@@ -262,6 +262,28 @@ def test_a_write_protected_file_is_named_even_for_root(tmp_path: Path) -> None:
     path.chmod(0o444)
     with pytest.raises(ReadOnly, match="write-protected"):
         check_writable(path, path.stat())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("owner", "group", "whose"),
+    [(65534, 4321, "another group, which"), (1234, 4321, "another user, who")],
+)
+def test_the_owner_or_group_who_would_lose_a_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, group: int, whose: str
+) -> None:
+    path = Path("song.mp3")  # relative: nobody may not pass through root's temporary folders
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o777)
+    touch(path).chmod(0o666)
+    os.chown(path, owner, group)
+    os.seteuid(65534)
+    try:
+        with open_regular(path) as file, pytest.raises(ReadOnly, match=f"belongs to {whose}"):
+            Replacement.beside(path).fill(file, write_new)
+    finally:
+        os.seteuid(0)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"x"]
 
 
 def test_copying_more_than_there_is_fails(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from reclass_plex.evidence import (
     pool_windows,
 )
 from reclass_plex.heads import CARD, TENSORS, TREES, Head, Measured, ModelCard, load_card, load_head
-from reclass_plex.models import DATA, list_models, read_sums, write_sums
+from reclass_plex.models import DATA, list_models, load_tensors, read_sums, write_sums
 
 SHIPPED = sorted((DATA / "heads").iterdir())
 GENRES = ("Blues", "Jazz", "Rock")
@@ -229,6 +230,27 @@ def test_missing_xgboost_says_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without_xgboost)
     with pytest.raises(ModelError, match=r"pip install 'reclass-plex\[xgboost\]'"):
         load_head(tmp_path)
+
+
+def test_tensors_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    path = tmp_path / TENSORS
+    with pytest.raises(ModelError, match="No such file"):
+        load_tensors(path)
+    save_file({"weight": torch.zeros(1)}, path)
+    path.chmod(0)
+    root = os.geteuid() == 0
+    if root:  # whom no permission stops
+        os.seteuid(65534)
+    try:
+        with pytest.raises(ModelError, match=f"{TENSORS}: .*: Permission denied"):
+            load_tensors(path)
+    finally:
+        if root:
+            os.seteuid(0)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ModelError, match="Is a directory"):
+        load_tensors(path)
 
 
 # --- what is shipped
