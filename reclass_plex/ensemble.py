@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of what is computed here and in features: raise it when verdicts may change
 SHORTEST = 1.0  # seconds; less is a sound, not a piece of music
 CLOSE = 0.02  # probability; two genres nearer to each other are too close to call
+LEAST = 0.001  # probability; what is less probable is not listed, save for the first two
 
 _thread = threading.local()
 
@@ -194,7 +195,8 @@ def _rank(
     probabilities: npt.NDArray[np.float64], genres: tuple[str, ...]
 ) -> tuple[GenreScore, ...]:
     order = np.argsort(-probabilities, kind="stable")
-    return tuple(GenreScore(genres[index], float(probabilities[index])) for index in order)
+    heard = [index for index in order if probabilities[index] >= LEAST or index in order[:2]]
+    return tuple(GenreScore(genres[index], float(probabilities[index])) for index in heard)
 
 
 def _compute_on_one_core() -> None:
