@@ -34,16 +34,6 @@ from reclass_plex.errors import FileChanged, FileError, NotAudio, RetryLater, Un
 from reclass_plex.records import Excerpt, FloatArray, Waveform
 from reclass_plex.tag_spans import find_audio_chunks, skip_flac_metadata, span_between_tags
 
-# What FFmpeg decodes and mutagen can give a genre. Left out: raw AAC (.aac has no tags of its
-# own), .mp4 and .asf (videos, nearly always), Matroska (mutagen does not know it), TAK and Speex
-# (no encoder here to test them with).
-AUDIO_SUFFIXES = frozenset(
-    (
-        *(".mp3", ".flac", ".m4a", ".m4b", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff"),
-        *(".aifc", ".wma", ".ape", ".wv", ".mpc", ".mp+", ".dsf", ".tta"),
-    )
-)
-
 MAX_FULL_SECONDS = 20 * 60.0  # of a longer track, "full" is its middle 20 minutes
 MAX_SAMPLES = int(MAX_FULL_SECONDS) * 48000  # 230 MB; at 192 kHz "full" ends at 5 minutes
 MAX_NATIVE_RATE = 192000  # Hz; above (DSD, DXD) comes at 44.1 or 48 kHz

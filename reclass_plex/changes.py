@@ -14,8 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reclass_plex import tags
-from reclass_plex.audio import audio_digest
 from reclass_plex.config import TagOptions
 from reclass_plex.errors import EditedSince, FileChanged, FileError, printable
 from reclass_plex.files import find_leftovers, hash_file, leftover_token, open_regular
@@ -38,6 +36,8 @@ def apply_genres(
     Raises FileError (see `tags.prepare_write`), FileChanged if its genre is not what was planned
     for; the file is then as it was.
     """
+    from reclass_plex import tags
+
     known = tags.KnownAudio(track.digest, track.size, track.mtime_ns) if track.digest else None
     prepared = tags.prepare_write(track.path, genres, options, known=known)
     if prepared is None:
@@ -182,6 +182,9 @@ def undo_change(store: Store, entry: JournalEntry, options: TagOptions) -> UndoR
 
 
 def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> tuple[os.stat_result, str]:
+    from reclass_plex import tags
+    from reclass_plex.audio import audio_digest
+
     path = entry.path
     try:
         status = tags.restore_bytes(

@@ -20,12 +20,11 @@ from typing import Annotated, Any
 
 import typer
 
-from reclass_plex import changes, console, doctor, models, pipeline
-from reclass_plex.audio import AUDIO_SUFFIXES
+from reclass_plex import changes, console, models, pipeline
 from reclass_plex.config import Config, load_config
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, FileError, ReclassError, printable
-from reclass_plex.files import FoundFile, find_audio_files
+from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files
 from reclass_plex.records import Excerpt
 from reclass_plex.store import JournalEntry, Store
 
@@ -312,6 +311,8 @@ def features(
 @app.command("doctor")
 def run_doctor(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
     """Check this installation: decoder, models, store, disk. Says what to do about each fault."""
+    from reclass_plex import doctor
+
     checks = doctor.examine(_configure(config_file, {}))
     for check in checks:
         if as_json:

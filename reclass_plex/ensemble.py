@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from reclass_plex import models
-from reclass_plex.audio import resample
 from reclass_plex.config import EnsembleOptions
 from reclass_plex.errors import ModelError
 from reclass_plex.genres import TAXONOMIES, Taxonomy
@@ -140,6 +139,7 @@ class _Listening:
     def _fma(self, stage: StageSpec) -> torch.Tensor:
         import torch
 
+        from reclass_plex.audio import resample
         from reclass_plex.evidence import cut_windows
         from reclass_plex.features import extract_fma_features
 
@@ -163,6 +163,7 @@ class _Listening:
     def _patches(self) -> torch.Tensor:
         import torch
 
+        from reclass_plex.audio import resample
         from reclass_plex.encoders.musicnn import RATE, log_mel_patches
 
         return log_mel_patches(torch.from_numpy(resample(self._waveform, RATE).samples))

@@ -28,6 +28,16 @@ from reclass_plex.errors import (
     Unreadable,
 )
 
+# What FFmpeg decodes and mutagen can give a genre. Left out: raw AAC (.aac has no tags of its
+# own), .mp4 and .asf (videos, nearly always), Matroska (mutagen does not know it), TAK and Speex
+# (no encoder here to test them with).
+AUDIO_SUFFIXES = frozenset(
+    (
+        *(".mp3", ".flac", ".m4a", ".m4b", ".ogg", ".oga", ".opus", ".wav", ".aif", ".aiff"),
+        *(".aifc", ".wma", ".ape", ".wv", ".mpc", ".mp+", ".dsf", ".tta"),
+    )
+)
+
 SPACE_MARGIN = 8 << 20  # bytes that must stay free: the journal may lie on the same disk
 HASH_SIZE = 16  # bytes of a whole file's BLAKE2b
 BLOCK = 1 << 20  # bytes read or copied at a time

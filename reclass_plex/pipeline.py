@@ -19,10 +19,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from reclass_plex import audio, tags
-from reclass_plex.changes import apply_genres
 from reclass_plex.config import Config, TagOptions
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileError, NotAudio, TagsUnsupported
@@ -31,6 +29,11 @@ from reclass_plex.genres import Taxonomy
 from reclass_plex.policy import plan_tags
 from reclass_plex.records import Embedding, Excerpt, TagPlan, Track, Verdict
 from reclass_plex.store import KnownTrack, Store
+
+if TYPE_CHECKING:
+    from reclass_plex.tags import FileTags
+
+# FFmpeg and mutagen are imported where a file is read: a run over a known library reads none.
 
 PREFETCH_PER_WORKER = 4  # tracks analysed ahead of the writer: bounds memory, keeps workers busy
 LOOKUP_BATCH = 1000  # files that the store is asked about at once
@@ -88,7 +91,9 @@ def classify_file(path: Path, ensemble: Ensemble) -> tuple[Verdict, tuple[Embedd
 
     Raises FileError when the file is not decodable audio.
     """
-    return ensemble.classify(audio.decode_excerpt(path, ensemble.excerpt))
+    from reclass_plex.audio import decode_excerpt
+
+    return ensemble.classify(decode_excerpt(path, ensemble.excerpt))
 
 
 def classify_files(
@@ -118,6 +123,7 @@ def fma_features(path: Path, excerpt: Excerpt) -> tuple[int, dict[str, float]]:
     """
     import torch
 
+    from reclass_plex import audio
     from reclass_plex.features import COLUMN_NAMES, MINIMUM_RATE, extract_fma_features
 
     waveform = audio.decode_excerpt(path, excerpt)
@@ -233,6 +239,8 @@ def _analyse(
     options: TagOptions,
 ) -> _Analysed:
     """Read one file, take its verdict from the store or the ensemble, and record both."""
+    from reclass_plex import audio, tags
+
     path, models = item.path, ensemble.fingerprint
     try:
         file_tags = tags.read_tags(path, options)
@@ -282,6 +290,8 @@ def _write_together(
         elif should_stop():
             return
         else:
+            from reclass_plex.changes import apply_genres
+
             try:
                 written = apply_genres(store, run_id, known, plan.after, config.tags)
                 yield replace(result, written=written)
@@ -299,7 +309,7 @@ def _album_folder(path: Path) -> Path:
     return parent.parent if _DISC_FOLDER.fullmatch(parent.name) else parent
 
 
-def _album_key(path: Path, file_tags: tags.FileTags) -> str | None:
+def _album_key(path: Path, file_tags: FileTags) -> str | None:
     """Return what tracks of one album share: its folder and its album tag (None without one)."""
     if not file_tags.album:
         return None

@@ -3,7 +3,7 @@
 A write is prepared on a copy beside the file, checked there, and only then takes the file's
 place; the caller journals in between. What the copy must prove, against the file:
 
-1. its audio is the same, packet by packet (`audio.audio_digest`, by FFmpeg);
+1. its audio is the same, byte for byte (`audio.audio_digest`, which has no part in the edit);
 2. our own reading finds the wanted genre and every other piece of its tags unchanged;
 3. mutagen, which had no part in the edit, finds the same.
 

@@ -45,9 +45,8 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.version import VERSION_INFO, VERSION_STRING
 
-from reclass_plex.audio import AUDIO_SUFFIXES
 from reclass_plex.errors import printable
-from reclass_plex.files import FoundFile, find_audio_files, is_junk, is_leftover
+from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files, is_junk, is_leftover
 
 log = logging.getLogger(__name__)
 

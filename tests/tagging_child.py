@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 
 from reclass_plex import changes
-from reclass_plex.audio import AUDIO_SUFFIXES
 from reclass_plex.config import Config, PolicyOptions
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.files import find_audio_files
+from reclass_plex.files import AUDIO_SUFFIXES, find_audio_files
 from reclass_plex.pipeline import tag_files
 from reclass_plex.store import Store
 
