@@ -39,6 +39,7 @@ MAX_SAMPLES = int(MAX_FULL_SECONDS) * 48000  # 230 MB; at 192 kHz "full" ends at
 MAX_NATIVE_RATE = 192000  # Hz; above (DSD, DXD) comes at 44.1 or 48 kHz
 MAX_AMPLITUDE = 8.0  # +18 dB: no decoder overshoots so far; beyond lie broken floats
 
+_END_SECONDS = 2.0  # before the stated end, where a whole file has audio
 _PREROLL = 0.5  # seconds decoded and dropped before an excerpt: MP3's reservoir, Opus's filters
 _FAST_SEEK = 0x80000  # AVFMT_FLAG_FAST_SEEK of avformat.h; only the MP3 demuxer heeds it
 _LONG_SECONDS = 30 * 60.0  # above, MP3 is sought by proportion, not by counting every frame
@@ -81,8 +82,9 @@ def decode_excerpt(path: Path, excerpt: Excerpt) -> Waveform:
 
     A track shorter than the excerpt comes whole. "Full" is at most MAX_FULL_SECONDS, from the
     middle. Channels are averaged (as librosa.to_mono). Damaged frames are skipped, as players
-    do. Where the header's middle holds nothing (a truncated download), it is the middle of what
-    is there; of a WMA, or an MP3 without index, over 32 MB it is the middle by FFmpeg's guess.
+    do. A file that ends before its header says is refused as truncated, where headers count
+    samples (FLAC, WavPack, TTA, APE, MP4); else it is the middle of what is there; of a WMA, or
+    an MP3 without index, over 32 MB it is the middle by FFmpeg's guess.
 
     Raises NotAudio, Unreadable or RetryLater (FileChanged if the file changes meanwhile).
     """
@@ -93,6 +95,8 @@ def decode_excerpt(path: Path, excerpt: Excerpt) -> Waveform:
         length = source.stated_seconds()
         if length is None or source.is_guess():
             length = source.measured_seconds()
+        elif source.is_promise() and length > 2 * _END_SECONDS and not source.reaches(length):
+            raise NotAudio(path, f"is truncated: its header promises {length:.0f} s; get it anew")
         piece = source.decode(max(0.0, (length - wanted) / 2), wanted)
         if piece.complete != (length >= wanted):  # the header was wrong
             length = source.measured_seconds()
@@ -206,6 +210,16 @@ class _Source:
             return False
         head = os.pread(self.descriptor, 4096, self.start)
         return name == "asf" or not any(index in head for index in (b"Xing", b"Info", b"VBRI"))
+
+    def is_promise(self) -> bool:
+        """Whether the stated length counts the samples there should be (PCM's may be unset)."""
+        return bool(
+            {"flac", "wv", "tta", "ape", "mov"} & set(self.container.format.name.split(","))
+        )
+
+    def reaches(self, length: float) -> bool:
+        """Tell whether there is audio shortly before `length` seconds."""
+        return len(self.decode(length - _END_SECONDS, 1.0).samples) > 0
 
     def measured_seconds(self) -> float:
         """Read all packets, decoding none, and return the end of the last."""
