@@ -151,8 +151,8 @@ def tag_files(
     """
     models = ensemble.fingerprint
 
-    def analyse(item: tuple[FoundFile, KnownTrack | None]) -> _Analysed:
-        return _analyse(*item, store, ensemble, config.tags)
+    def analyse(item: FoundFile) -> _Analysed:
+        return _analyse(item, store, ensemble, config.tags)
 
     analysed = _map_ahead(analyse, _with_known(found, store, models), workers, should_stop)
     write = partial(
@@ -209,7 +209,7 @@ def _map_ahead(
 
 def _with_known(
     found: Iterable[FoundFile | FileError], store: Store, models: str
-) -> Iterator[_Done[_Analysed] | _Todo[tuple[FoundFile, KnownTrack | None]]]:
+) -> Iterator[_Done[_Analysed] | _Todo[FoundFile]]:
     """Tell the files that are known and unchanged from those that must be read."""
     remaining = iter(found)
     while batch := list(islice(remaining, LOOKUP_BATCH)):
@@ -221,19 +221,18 @@ def _with_known(
                 continue
             track = known.get(item.path)
             if track is None or (track.size, track.mtime_ns) != (item.size, item.mtime_ns):
-                yield _Todo((item, track))
+                yield _Todo(item)
             elif track.error is not None:
                 error = FileError.of_kind(*track.error, item.path)
                 yield _Done(_Analysed(item.path, track, error))
             elif track.verdict is None:
-                yield _Todo((item, track))
+                yield _Todo(item)
             else:
                 yield _Done(_Analysed(item.path, track))
 
 
 def _analyse(
     item: FoundFile,
-    before: KnownTrack | None,
     store: Store,
     ensemble: Ensemble,
     options: TagOptions,
@@ -251,9 +250,9 @@ def _analyse(
             store.save_verdict(digest, models, verdict, embeddings)
     except (NotAudio, TagsUnsupported) as error:  # will be so until the file changes
         store.save_track(path, item.size, item.mtime_ns, error=error)
-        return _Analysed(path, before, error)
+        return _Analysed(path, None, error)
     except FileError as error:
-        return _Analysed(path, before, error)  # not remembered: the next run looks again
+        return _Analysed(path, None, error)  # not remembered: the next run looks again
     store.save_track(
         path,
         item.size,
