@@ -11,11 +11,28 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from reclass_plex.errors import ConfigError, printable
 
 CONFIG_VARIABLE = "RECLASS_PLEX_CONFIG"  # environment: the configuration file
+
+_TIME = r"([01]?\d|2[0-3]):[0-5]\d"  # of a day, local: 7:30
+_SPAN = rf"^{_TIME}-{_TIME}$"  # 22:00-07:30, over midnight too
+
+
+def _full_path(path: Path) -> Path:
+    """Refuse a path that would mean another folder wherever the daemon is started."""
+    if not path.is_absolute():
+        raise ValueError("must be a full path, beginning with /")
+    return path
 
 
 class Options(BaseModel):
@@ -82,10 +99,12 @@ class PathMap(Options):
 class PlexOptions(Options):
     """The Plex server, and what is written there. See `reclass_plex.plex`.
 
-    The token is no option: it is a secret, and is handed over apart.
+    The token is no option: it is a secret, see `reclass_plex.credentials`.
     """
 
     url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/\S*)?$")
+    token_file: Path | None = None  # None: plex-token beside the configuration file
+    alerts: bool = True
     libraries: tuple[str, ...] = ()
     path_map: tuple[PathMap, ...] = ()
     tracks: bool = True
@@ -95,9 +114,49 @@ class PlexOptions(Options):
     timeout_seconds: float = Field(default=30, gt=0)
 
 
+class WatchOptions(Options):
+    """Which folders the daemon watches for music. See `service.watch`."""
+
+    folders: tuple[Annotated[Path, AfterValidator(_full_path)], ...] = ()
+    settle_seconds: float = Field(default=10, ge=0.1, le=3600)
+    always_poll: bool = False
+    poll_seconds: float = Field(default=60, ge=1)
+
+
+class WorkerOptions(Options):
+    """When and on what the daemon listens to tracks. See `service.worker`."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpu_fallback: bool = True
+    decoders: int | None = Field(default=None, ge=1, le=64)  # None: one a core, at most 4
+    idle_minutes: float = Field(default=10, ge=0.01)
+    share: float = Field(default=1, ge=0.01, le=1)
+    quiet_hours: tuple[Annotated[str, StringConstraints(pattern=_SPAN)], ...] = ()
+
+
+class ScheduleOptions(Options):
+    """What the daemon looks after by the clock. See `service.schedule`."""
+
+    reconcile_hours: float = Field(default=24, ge=0.1)
+    plex_minutes: float = Field(default=15, ge=0.1)
+    maintenance: str = Field(default="04:00", pattern=rf"^{_TIME}$")
+    keep_undo_days: int | None = Field(default=None, ge=1)
+
+
+class WebOptions(Options):
+    """Where the daemon listens for webhooks and for the command line. See `service.web`."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8787, ge=0, le=65535)
+
+
 class Config(Options):
     """All options."""
 
+    watch: WatchOptions = WatchOptions()
+    worker: WorkerOptions = WorkerOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
+    web: WebOptions = WebOptions()
     policy: PolicyOptions = PolicyOptions()
     tags: TagOptions = TagOptions()
     ensemble: EnsembleOptions = EnsembleOptions()
