@@ -6,7 +6,6 @@ Exit status: 0 when all worked, 1 when some files failed (each is named), 2 for 
 from __future__ import annotations
 
 import enum
-import gc
 import os
 import re
 import sys
@@ -435,7 +434,6 @@ def _exit_if(stopped: bool, failed: int) -> None:
 
 def main() -> None:
     """Run the command; turn our own errors into one line and an exit status."""
-    gc.set_threshold(100_000)  # a run makes many small objects that live on, and few cycles
     console.prepare_streams()
     with _numba_can_cache():
         try:

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -192,6 +191,8 @@ def load_config(path: Path | None = None) -> Config:
         path = config_path()
         if CONFIG_VARIABLE not in os.environ and not os.path.exists(path):  # noqa: PTH110
             return Config()  # os.path: a folder that may not be entered counts as none, no error
+    import yaml
+
     name = printable(path)
     try:
         text = path.read_text(encoding="utf-8")

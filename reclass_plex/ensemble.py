@@ -13,9 +13,6 @@ import time
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from reclass_plex import models
 from reclass_plex.config import EnsembleOptions
 from reclass_plex.errors import ModelError
@@ -23,6 +20,8 @@ from reclass_plex.genres import TAXONOMIES, Taxonomy
 from reclass_plex.records import Embedding, Excerpt, GenreScore, Verdict, Vote, Waveform
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
     from reclass_plex.encoders.musicnn import MusicnnOutput
@@ -78,6 +77,8 @@ class Ensemble:
 
         Thread-safe; each thread computes on one core, so run as many as there are cores.
         """
+        import numpy as np
+
         from reclass_plex import evidence
 
         _compute_on_one_core()
@@ -195,7 +196,7 @@ def _unfit(waveform: Waveform) -> str | None:
 def _rank(
     probabilities: npt.NDArray[np.float64], genres: tuple[str, ...]
 ) -> tuple[GenreScore, ...]:
-    order = np.argsort(-probabilities, kind="stable")
+    order = (-probabilities).argsort(kind="stable")
     heard = [index for index in order if probabilities[index] >= LEAST or index in order[:2]]
     return tuple(GenreScore(genres[index], float(probabilities[index])) for index in heard)
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
@@ -164,15 +163,17 @@ class Store:
 
     def known_files(self, paths: Sequence[Path], models: str) -> list[KnownTrack]:
         """Return what is known of these files, at most some thousands."""
-        query = _track_query(models).where(tracks.c.path.in_(paths))
+        asked = {os.fsencode(path): path for path in paths}
+        query = _track_query(models).where(_raw_path.in_(asked))
         with self.transaction(write=False) as connection:
-            return [_known_track(row) for row in connection.execute(query)]
+            rows = connection.execute(query)
+            return [_known_track(row, asked[row.raw_path]) for row in rows]
 
     def find_track(self, path: Path, models: str) -> KnownTrack | None:
         """Return what is known of one file."""
         with self.transaction(write=False) as connection:
             row = connection.execute(_track_query(models).where(tracks.c.path == path)).first()
-        return None if row is None else _known_track(row)
+        return None if row is None else _known_track(row, path)
 
     def save_track(
         self,
@@ -247,7 +248,7 @@ class Store:
             statement = insert(verdicts).values(digest=digest, models=models, **values)
             connection.execute(statement.on_conflict_do_update(set_=values))
             for vector in vectors:
-                blob = np.asarray(vector.vector, dtype="<f2").tobytes()
+                blob = vector.vector.astype("<f2").tobytes()
                 row = insert(embeddings).values(digest=digest, encoder=vector.encoder, vector=blob)
                 connection.execute(row.on_conflict_do_update(set_={"vector": blob}))
 
@@ -260,6 +261,8 @@ class Store:
             blob = connection.execute(query).scalar()
         if blob is None:
             return None
+        import numpy as np
+
         return Embedding(encoder, np.frombuffer(blob, dtype="<f2").astype(np.float32))
 
     # Runs and the journal
@@ -505,10 +508,15 @@ def _migrate(engine: sa.Engine) -> None:
         command.upgrade(config, SCHEMA_VERSION)
 
 
+# A path that the caller has at hand is not made again: that is dear, 10,000 times.
+_raw_path = sa.type_coerce(tracks.c.path, sa.LargeBinary)
+
+
 def _track_query(models: str) -> sa.Select[Any]:
     """Select tracks with the verdict of these models. Votes stay behind: they are long."""
     return sa.select(
-        tracks,
+        _raw_path.label("raw_path"),
+        *(column for column in tracks.c if column is not tracks.c.path),
         verdicts.c.taxonomy,
         verdicts.c.genres.label("verdict_genres"),
         verdicts.c.unsure,
@@ -522,7 +530,7 @@ def _track_query(models: str) -> sa.Select[Any]:
     )
 
 
-def _known_track(row: sa.Row[Any]) -> KnownTrack:
+def _known_track(row: sa.Row[Any], path: Path) -> KnownTrack:
     verdict = None
     if row.verdict_genres is not None:
         verdict = Verdict(
@@ -535,7 +543,7 @@ def _known_track(row: sa.Row[Any]) -> KnownTrack:
         )
     return KnownTrack(
         id=row.id,
-        path=row.path,
+        path=path,
         size=row.size,
         mtime_ns=row.mtime_ns,
         digest=row.digest,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -41,7 +42,12 @@ class Names(sa.types.TypeDecorator[tuple[str, ...]]):
         self, value: str | None, dialect: sa.Dialect
     ) -> tuple[str, ...] | None:
         """JSON to tuple."""
-        return None if value is None else tuple(json.loads(value))
+        return None if value is None else _parse_names(value)
+
+
+@lru_cache(maxsize=4096)  # a library has few genres, many times
+def _parse_names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 class Nanoseconds(sa.types.TypeDecorator[int]):
