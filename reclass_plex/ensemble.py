@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from reclass_plex.encoders.musicnn import MusicnnOutput
+    from reclass_plex.device import Device
+    from reclass_plex.encoders.musicnn import Checkpoint
     from reclass_plex.evidence import EnsembleSpec, OpenSet, StageSpec
     from reclass_plex.heads import Head
 
@@ -40,10 +41,12 @@ class Ensemble:
     """Turns a waveform into a verdict. Cheap to make: weights are loaded with the first track.
 
     `fingerprint` names the models and options, so that the store knows which verdicts are theirs.
+    The device does not belong to it: a GPU's verdicts differ in digits that nobody writes.
     """
 
-    def __init__(self, options: EnsembleOptions) -> None:
+    def __init__(self, options: EnsembleOptions, device: Device = "cpu") -> None:
         self.options = options
+        self.device = device
         self.taxonomy: Taxonomy = TAXONOMIES[options.taxonomy]
         self.fingerprint = _fingerprint(options)
 
@@ -64,26 +67,33 @@ class Ensemble:
 
     def load(self) -> None:
         """Load everything that a verdict may need, so that a fault shows now. Raises ModelError."""
-        from reclass_plex.encoders.musicnn import load_musicnn
+        from reclass_plex.encoders.musicnn import CHECKPOINTS, load_musicnn
 
         for stage in self.spec.stages:
             _head(stage.head)
             _guard(stage.features)
-        load_musicnn("msd")
-        load_musicnn("mtt")
+        for checkpoint in CHECKPOINTS:
+            load_musicnn(checkpoint, self.device)
 
     def classify(self, waveform: Waveform) -> tuple[Verdict, tuple[Embedding, ...]]:
         """Let the stages vote on an excerpt until they are sure enough.
 
-        Thread-safe; each thread computes on one core, so run as many as there are cores.
+        Thread-safe; each thread computes on one core, so run as many as there are cores. Raises
+        DeviceError when the GPU fails.
         """
+        from reclass_plex.device import device_errors
+
+        with device_errors():
+            return self._classify(waveform)
+
+    def _classify(self, waveform: Waveform) -> tuple[Verdict, tuple[Embedding, ...]]:
         import numpy as np
 
         from reclass_plex import evidence
 
         _compute_on_one_core()
         started = time.perf_counter()
-        listening = _Listening(waveform)
+        listening = _Listening(waveform, self.device)
         genres = self.spec.genres
         votes: list[Vote] = []
         heard: list[npt.NDArray[np.float64]] = []
@@ -121,12 +131,13 @@ class Ensemble:
 class _Listening:
     """What has been computed of one excerpt so far: later stages build on earlier ones."""
 
-    def __init__(self, waveform: Waveform) -> None:
+    def __init__(self, waveform: Waveform, device: Device) -> None:
         self._waveform = waveform
-        self._msd: MusicnnOutput | None = None
+        self._device = device
+        self._msd: torch.Tensor | None = None  # (windows, 250): logits, penultimate layer
 
     def features(self, stage: StageSpec) -> torch.Tensor:
-        """Return what the stage's head reads: (windows, d) float32."""
+        """Return what the stage's head reads: (windows, d) float32 on the CPU."""
         if stage.features == "fma518":
             return self._fma(stage)
         return self._musicnn(stage)
@@ -135,30 +146,41 @@ class _Listening:
         """Return the encoders' means over the windows that they listened to."""
         if self._msd is None:
             return ()
-        return (Embedding("musicnn-msd", self._msd.penultimate.mean(0).numpy()),)
+        from reclass_plex.encoders.musicnn import PENULTIMATE
+
+        return (Embedding("musicnn-msd", self._msd[:, PENULTIMATE].mean(0).numpy()),)
 
     def _fma(self, stage: StageSpec) -> torch.Tensor:
         import torch
 
         from reclass_plex.audio import resample
+        from reclass_plex.device import run_in_halves
         from reclass_plex.evidence import cut_windows
         from reclass_plex.features import extract_fma_features
 
         samples = resample(self._waveform, stage.rate).samples
         windows = cut_windows(samples, round(stage.window_seconds * stage.rate), stage.windows)
-        return extract_fma_features(torch.from_numpy(windows), stage.rate)
+        batch = torch.from_numpy(windows).to(self._device)
+        return run_in_halves(lambda part: extract_fma_features(part, stage.rate), batch).cpu()
 
     def _musicnn(self, stage: StageSpec) -> torch.Tensor:
         import torch
 
-        from reclass_plex.encoders.musicnn import load_musicnn, spread_indices
+        from reclass_plex.encoders.musicnn import spread_indices
 
         indices = list(spread_indices(len(self._patches), stage.windows))
         patches = self._patches[indices]
-        self._msd = load_musicnn("msd").encode(patches)
+        self._msd = self._encode("msd", patches)
         if stage.features == "musicnn-msd":
-            return self._msd.features
-        return torch.cat([self._msd.features, load_musicnn("mtt").encode(patches).features], 1)
+            return self._msd
+        return torch.cat([self._msd, self._encode("mtt", patches)], 1)
+
+    def _encode(self, checkpoint: Checkpoint, patches: torch.Tensor) -> torch.Tensor:
+        from reclass_plex.device import run_in_halves
+        from reclass_plex.encoders.musicnn import load_musicnn
+
+        model = load_musicnn(checkpoint, self._device)
+        return run_in_halves(lambda part: model.encode(part).features, patches).cpu()
 
     @cached_property
     def _patches(self) -> torch.Tensor:
@@ -167,7 +189,8 @@ class _Listening:
         from reclass_plex.audio import resample
         from reclass_plex.encoders.musicnn import RATE, log_mel_patches
 
-        return log_mel_patches(torch.from_numpy(resample(self._waveform, RATE).samples))
+        samples = torch.from_numpy(resample(self._waveform, RATE).samples)
+        return log_mel_patches(samples.to(self._device))
 
 
 @cache

@@ -48,6 +48,24 @@ class StoreError(ReclassError):
     kind = "store"
 
 
+class StoreBusy(StoreError):
+    """Another process is changing files with this store; it will end."""
+
+    kind = "store-busy"
+
+
+class DeviceError(ReclassError):
+    """The GPU is out of memory or its context is lost; a new process, or the CPU, may go on."""
+
+    kind = "device"
+
+
+class DaemonError(ReclassError):
+    """The running daemon does not answer, or refuses what it was asked."""
+
+    kind = "daemon"
+
+
 class PlexError(ReclassError):
     """The Plex server refused a request, or answered something else than Plex would."""
 

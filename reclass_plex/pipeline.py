@@ -6,7 +6,8 @@
          -> album by album: policy -> journal -> file
 
 Analysis runs in worker threads (decoding, resampling and torch release the GIL); everything that
-changes a file runs in the caller's thread, one file after another.
+changes a file runs in the caller's thread, one file after another. `tag_files` is both; the daemon
+takes its two halves, `analyse_albums` and `write_album`, and keeps its jobs' states in between.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -25,9 +25,8 @@ from reclass_plex.config import Config, TagOptions
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileError, NotAudio, TagsUnsupported
 from reclass_plex.files import FoundFile
-from reclass_plex.genres import Taxonomy
 from reclass_plex.policy import plan_tags
-from reclass_plex.records import Embedding, Excerpt, TagPlan, Track, Verdict
+from reclass_plex.records import Embedding, Excerpt, TagPlan, Track, Verdict, Waveform
 from reclass_plex.store import KnownTrack, Store
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class _Done(Generic[R]):
 
 
 @dataclass(frozen=True)
-class _Analysed:
+class Analysed:
     """A file with what is known of it: `known.verdict` is set unless `error` is."""
 
     path: Path
@@ -86,14 +85,23 @@ class _Analysed:
     error: FileError | None = None
 
 
-def classify_file(path: Path, ensemble: Ensemble) -> tuple[Verdict, tuple[Embedding, ...]]:
+Decode = Callable[[Path, Excerpt], Waveform]
+
+
+def _decode_here(path: Path, excerpt: Excerpt) -> Waveform:
+    from reclass_plex.audio import decode_excerpt
+
+    return decode_excerpt(path, excerpt)
+
+
+def classify_file(
+    path: Path, ensemble: Ensemble, decode: Decode = _decode_here
+) -> tuple[Verdict, tuple[Embedding, ...]]:
     """Decode what the ensemble asks for, and let it vote. Needs no store and changes nothing.
 
     Raises FileError when the file is not decodable audio.
     """
-    from reclass_plex.audio import decode_excerpt
-
-    return ensemble.classify(decode_excerpt(path, ensemble.excerpt))
+    return ensemble.classify(decode(path, ensemble.excerpt))
 
 
 def classify_files(
@@ -134,7 +142,7 @@ def fma_features(path: Path, excerpt: Excerpt) -> tuple[int, dict[str, float]]:
 
 
 def tag_files(
-    found: Sequence[FoundFile | FileError],
+    found: Iterable[FoundFile | FileError],
     *,
     store: Store,
     ensemble: Ensemble,
@@ -149,30 +157,55 @@ def tag_files(
     `run_id` None nothing is written (dry run). `should_stop` is asked between files: the file in
     hand is finished, the rest is left for the next run, which goes on where this one stopped.
     """
+    for album in analyse_albums(
+        found,
+        store=store,
+        ensemble=ensemble,
+        config=config,
+        workers=workers,
+        should_stop=should_stop,
+    ):
+        yield from write_album(
+            album,
+            store=store,
+            config=config,
+            ensemble=ensemble,
+            run_id=run_id,
+            should_stop=should_stop,
+        )
+
+
+def analyse_albums(
+    found: Iterable[FoundFile | FileError],
+    *,
+    store: Store,
+    ensemble: Ensemble,
+    config: Config,
+    workers: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    decode: Decode = _decode_here,
+) -> Iterator[list[Analysed]]:
+    """Listen to every file that the store does not know; yield what is known of those together
+    whose tracks may share an album, in order.
+
+    What is known is recorded in the store, and no file is changed. When stopped, albums that are
+    not wholly heard are left out.
+    """
     models = ensemble.fingerprint
 
-    def analyse(item: FoundFile) -> _Analysed:
-        return _analyse(item, store, ensemble, config.tags)
+    def analyse(item: FoundFile) -> Analysed:
+        return _analyse(item, store, ensemble, config.tags, decode)
 
     analysed = _map_ahead(analyse, _with_known(found, store, models), workers, should_stop)
-    write = partial(
-        _write_together,
-        store=store,
-        config=config,
-        taxonomy=ensemble.taxonomy,
-        run_id=run_id,
-        should_stop=should_stop,
-    )
     for _, folder in groupby(analysed, key=lambda item: _album_folder(item.path)):
-        album: list[_Analysed] = []
+        album: list[Analysed] = []
         for item in folder:
-            if item.error is not None:
-                yield TrackResult(item.path, error=item.error)
-            elif item.known is not None and item.known.album is None:
-                yield from write([item])
-            else:
+            if item.error is None and item.known is not None and item.known.album is not None:
                 album.append(item)  # its tracks vote together, once all are heard
-        yield from write(album)
+            else:
+                yield [item]
+        if album and not should_stop():
+            yield album
 
 
 def _map_ahead(
@@ -209,7 +242,7 @@ def _map_ahead(
 
 def _with_known(
     found: Iterable[FoundFile | FileError], store: Store, models: str
-) -> Iterator[_Done[_Analysed] | _Todo[FoundFile]]:
+) -> Iterator[_Done[Analysed] | _Todo[FoundFile]]:
     """Tell the files that are known and unchanged from those that must be read."""
     remaining = iter(found)
     while batch := list(islice(remaining, LOOKUP_BATCH)):
@@ -217,18 +250,18 @@ def _with_known(
         known = {track.path: track for track in store.known_files(paths, models)}
         for item in batch:
             if isinstance(item, FileError):
-                yield _Done(_Analysed(item.path, None, item))
+                yield _Done(Analysed(item.path, None, item))
                 continue
             track = known.get(item.path)
             if track is None or (track.size, track.mtime_ns) != (item.size, item.mtime_ns):
                 yield _Todo(item)
             elif track.error is not None:
                 error = FileError.of_kind(*track.error, item.path)
-                yield _Done(_Analysed(item.path, track, error))
+                yield _Done(Analysed(item.path, track, error))
             elif track.verdict is None:
                 yield _Todo(item)
             else:
-                yield _Done(_Analysed(item.path, track))
+                yield _Done(Analysed(item.path, track))
 
 
 def _analyse(
@@ -236,7 +269,8 @@ def _analyse(
     store: Store,
     ensemble: Ensemble,
     options: TagOptions,
-) -> _Analysed:
+    decode: Decode,
+) -> Analysed:
     """Read one file, take its verdict from the store or the ensemble, and record both."""
     from reclass_plex import audio, tags
 
@@ -246,13 +280,13 @@ def _analyse(
         digest = audio.audio_digest(path)
         verdict = store.find_verdict(digest, models)
         if verdict is None:
-            verdict, embeddings = classify_file(path, ensemble)
+            verdict, embeddings = classify_file(path, ensemble, decode)
             store.save_verdict(digest, models, verdict, embeddings)
     except (NotAudio, TagsUnsupported) as error:  # will be so until the file changes
         store.save_track(path, item.size, item.mtime_ns, error=error)
-        return _Analysed(path, None, error)
+        return Analysed(path, None, error)
     except FileError as error:
-        return _Analysed(path, None, error)  # not remembered: the next run looks again
+        return Analysed(path, None, error)  # not remembered: the next run looks again
     store.save_track(
         path,
         item.size,
@@ -261,28 +295,39 @@ def _analyse(
         genres=file_tags.genres,
         album=_album_key(path, file_tags),
     )
-    return _Analysed(path, store.find_track(path, models))
+    return Analysed(path, store.find_track(path, models))
 
 
-def _write_together(
-    items: Sequence[_Analysed],
+def write_album(
+    items: Sequence[Analysed],
     *,
     store: Store,
     config: Config,
-    taxonomy: Taxonomy,
+    ensemble: Ensemble,
     run_id: int | None,
-    should_stop: Callable[[], bool],
+    should_stop: Callable[[], bool] = lambda: False,
+    mates: Sequence[KnownTrack] = (),
 ) -> Iterator[TrackResult]:
-    """Plan for tracks that may share albums, then write one after another."""
+    """Plan for tracks that may share albums, then write one after another; yield what became.
+
+    `mates` are further tracks of their albums: they vote, and stay as they are. With `run_id`
+    None nothing is written. When stopped, the rest is left out.
+    """
+    for item in items:
+        if item.error is not None:
+            yield TrackResult(item.path, error=item.error)
     pairs = [
-        (item.known, item.known.verdict) for item in items if item.known and item.known.verdict
+        (item.known, item.known.verdict)
+        for item in items
+        if item.error is None and item.known and item.known.verdict
     ]
+    voters = [(mate, mate.verdict) for mate in mates if mate.verdict]
     plans = plan_tags(
-        [(_as_track(known), verdict) for known, verdict in pairs],
+        [(_as_track(known), verdict) for known, verdict in (*pairs, *voters)],
         config.policy,
-        taxonomy,
+        ensemble.taxonomy,
     )
-    for (known, verdict), plan in zip(pairs, plans, strict=True):
+    for (known, verdict), plan in zip(pairs, plans, strict=False):  # those of the mates are last
         result = TrackResult(known.path, verdict, plan)
         if plan.after is None or run_id is None:
             yield result
@@ -299,7 +344,7 @@ def _write_together(
 
 
 def _as_track(known: KnownTrack) -> Track:
-    return Track(known.path, known.genres, known.album, known.written, known.undone)
+    return Track(known.path, known.genres, known.album, known.written, known.added, known.undone)
 
 
 def _album_folder(path: Path) -> Path:

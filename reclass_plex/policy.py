@@ -128,8 +128,8 @@ def _plan_track(
     ranked = consensus.genres if consensus else verdict.genres
     confidence = ranked[0].confidence if ranked else 0.0
 
-    def leave(reason: str) -> TagPlan:
-        return TagPlan(track.path, track.genres, None, confidence, reason)
+    def leave(reason: str, *, undecided: bool = False) -> TagPlan:
+        return TagPlan(track.path, track.genres, None, confidence, reason, undecided)
 
     if not options.overwrite_user_genres:
         if track.undone:
@@ -137,26 +137,29 @@ def _plan_track(
         if track.written is not None and track.genres != track.written:
             return leave("edited by hand since")
     kept = tuple(genre for genre in track.genres if not _is_junk(genre))
-    if kept and options.mode == "fill":
+    # What we added before, and what still stands as we wrote it, may give way to a better answer.
+    ours = track.added if track.genres == track.written and not track.undone else ()
+    theirs = tuple(genre for genre in kept if genre not in ours)
+    if theirs and options.mode == "fill":
         return leave(f"already has {', '.join(kept)}")
     if verdict.unsure is not None and consensus is None:
-        return leave(verdict.unsure)
+        return leave(verdict.unsure, undecided=not kept)
 
     if not ranked:
-        return leave("no allowed genre was heard")
+        return leave("no allowed genre was heard", undecided=not kept)
     first, *others = ranked
     said = f"{first.name} {first.confidence:.2f}"
     if first.confidence < options.min_confidence:
-        return leave(f"below {options.min_confidence:.2f} ({said})")
+        return leave(f"below {options.min_confidence:.2f} ({said})", undecided=not kept)
     further = [s for s in others if s.confidence >= FURTHER_SHARE * first.confidence]
     chosen = [first, *further][: options.max_genres]
     names_to_write = namer.name_genres([score.name for score in chosen])
 
     after = names_to_write
     if options.mode == "append":
-        present = {genre_key(part) for genre in kept for part in (genre, *split_genres(genre))}
+        present = {genre_key(part) for genre in theirs for part in (genre, *split_genres(genre))}
         added = tuple(name for name in names_to_write if genre_key(name) not in present)
-        after = kept + added if added else track.genres
+        after = theirs + added if added else track.genres
     if after == track.genres:
         return leave(f"already has {', '.join(names_to_write)}")
     reason = said

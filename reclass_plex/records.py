@@ -103,22 +103,29 @@ class Track:
     """A file as the policy sees it: what it says now and what happened to it before.
 
     `album` groups tracks that should agree (folder and album tag). `written` is the genre that
-    we wrote last (None: never), `undone` whether the user took our last write back.
+    we wrote last (None: never), `added` what of it had not been there before, `undone` whether the
+    user took our last write back.
     """
 
     path: Path
     genres: tuple[str, ...]
     album: str | None = None
     written: tuple[str, ...] | None = None
+    added: tuple[str, ...] = ()
     undone: bool = False
 
 
 @dataclass(frozen=True)
 class TagPlan:
-    """What should happen to one file, and why. Nothing is to be written if `after` is None."""
+    """What should happen to one file, and why. Nothing is to be written if `after` is None.
+
+    `undecided`: the track has no genre and none was heard surely enough, so that a person may
+    want to decide.
+    """
 
     path: Path
     before: tuple[str, ...]
     after: tuple[str, ...] | None
     confidence: float
     reason: str
+    undecided: bool = False

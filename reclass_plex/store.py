@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from reclass_plex.errors import FileError, StoreError, printable
+from reclass_plex.errors import FileError, StoreBusy, StoreError, printable
 from reclass_plex.files import process_token
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
 from reclass_plex.tables import embeddings, journal, runs, tracks, verdicts
 
 SCHEMA_VERSION = "0001"  # the newest migration in reclass_plex/migrations/versions
 BUSY_SECONDS = 30  # how long to wait for another process's write
+_PAGE = 1000  # tracks of a list that are in memory at once
+LOCK_PAUSE = 0.05  # seconds between looks at the right to change files
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,24 @@ class KnownTrack:
     genres: tuple[str, ...]
     album: str | None
     written: tuple[str, ...] | None
+    added: tuple[str, ...]
     undone: bool
     error: tuple[str, str] | None  # kind, message
     verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class ListedTrack:
+    """What a selection among all tracks goes by. `models` said `top`; None: never heard."""
+
+    path: Path
+    digest: str | None
+    genres: tuple[str, ...]
+    album: str | None
+    written: tuple[str, ...] | None
+    models: str | None
+    top: GenreScore | None
+    unsure: str | None
 
 
 @dataclass(frozen=True)
@@ -127,23 +144,30 @@ class Store:
         self.close()
 
     @contextmanager
-    def writing_files(self) -> Iterator[None]:
+    def writing_files(
+        self, wait_seconds: float = 0.0, should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
         """Hold the right to change files: one process at a time, given back even by kill -9.
 
-        Raises StoreError when another process holds it.
+        Raises StoreBusy when another process holds it, and still does after `wait_seconds`.
         """
+        until = time.monotonic() + wait_seconds
         try:
             lock = self.path.with_name(self.path.name + ".lock").open("w")
         except OSError as error:
             raise _refusal(self.path, error) from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StoreError(
-                    f"another reclass-plex is changing files with the store"
-                    f" {printable(self.path)}: wait until it ends, or stop it"
-                ) from error
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if time.monotonic() >= until or should_stop():
+                        raise StoreBusy(
+                            f"another reclass-plex is changing files with the store"
+                            f" {printable(self.path)}: wait until it ends, or stop it"
+                        ) from error
+                    time.sleep(LOCK_PAUSE)
             yield
 
     @contextmanager
@@ -174,6 +198,16 @@ class Store:
         with self.transaction(write=False) as connection:
             row = connection.execute(_track_query(models).where(tracks.c.path == path)).first()
         return None if row is None else _known_track(row, path)
+
+    def album_mates(
+        self, albums: Collection[str], without: Collection[Path], models: str
+    ) -> list[KnownTrack]:
+        """Return the tracks of these albums that have a verdict, except those at `without`."""
+        query = _track_query(models).add_columns(tracks.c.path).where(tracks.c.album.in_(albums))
+        with self.transaction(write=False) as connection:
+            known = [_known_track(row, row.path) for row in connection.execute(query)]
+        left_out = set(without)
+        return [track for track in known if track.verdict and track.path not in left_out]
 
     def save_track(
         self,
@@ -207,10 +241,8 @@ class Store:
             if row is not None:
                 connection.execute(tracks.update().where(tracks.c.id == row.id).values(**values))
                 return int(row.id)
-            written, undone = _moved_from(connection, digest, size, mtime_ns)
-            result = connection.execute(
-                tracks.insert().values(written=written, undone=undone, **values)
-            )
+            former = _moved_from(connection, digest, size, mtime_ns)
+            result = connection.execute(tracks.insert().values(**former, **values))
             assert result.inserted_primary_key is not None  # noqa: S101 - SQLite always gives one
             return int(result.inserted_primary_key[0])
 
@@ -264,6 +296,44 @@ class Store:
         import numpy as np
 
         return Embedding(encoder, np.frombuffer(blob, dtype="<f2").astype(np.float32))
+
+    def iter_tracks(
+        self, models: str, below: Collection[Path] | None = None
+    ) -> Iterator[ListedTrack]:
+        """Yield all tracks, or those at and below some paths, with no transaction open meanwhile.
+
+        Each comes with the verdict of `models`, or where there is none with the newest of others.
+        """
+        other = verdicts.alias()
+        best = (
+            sa.select(other.c.models)
+            .where(other.c.digest == tracks.c.digest)
+            .order_by(other.c.models != models, other.c.created.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        heard = sa.and_(verdicts.c.digest == tracks.c.digest, verdicts.c.models == best)
+        query: sa.Select[Any] = (
+            sa.select(
+                *(tracks.c.id, tracks.c.path, tracks.c.digest, tracks.c.genres, tracks.c.album),
+                *(tracks.c.written, verdicts.c.models, verdicts.c.genres.label("heard")),
+                verdicts.c.unsure,
+            )
+            .select_from(tracks.outerjoin(verdicts, heard))
+            .order_by(tracks.c.id)
+            .limit(_PAGE)
+        )
+        if below is not None:
+            places = (at_or_below(tracks.c.path, path) for path in below)
+            query = query.where(sa.or_(sa.false(), *places))
+        last = 0
+        while True:
+            with self.transaction(write=False) as connection:
+                rows = connection.execute(query.where(tracks.c.id > last)).all()
+            yield from map(_listed_track, rows)
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1].id
 
     # Runs and the journal
 
@@ -357,8 +427,15 @@ class Store:
         """The file is the new one, with this size and mtime."""
         with self.transaction() as connection:
             entry = connection.execute(
-                sa.select(journal.c.track_id, journal.c.after).where(journal.c.id == entry_id)
+                sa.select(
+                    *(journal.c.track_id, journal.c.before, journal.c.after),
+                    *(tracks.c.written, tracks.c.added),
+                )
+                .join(tracks)
+                .where(journal.c.id == entry_id)
             ).one()
+            ours = entry.added or () if entry.before == entry.written else ()
+            theirs = set(entry.before) - set(ours)
             _set_state(connection, entry_id, "done")
             connection.execute(
                 tracks.update()
@@ -368,6 +445,7 @@ class Store:
                     mtime_ns=mtime_ns,
                     genres=entry.after,
                     written=entry.after,
+                    added=tuple(name for name in entry.after if name not in theirs),
                     undone=False,
                 )
             )
@@ -445,6 +523,18 @@ class Store:
                 sa.select(journal.c.delta).where(journal.c.id == entry_id)
             ).scalar_one()
         return bytes(blob)
+
+
+def at_or_below(column: sa.Column[Any], path: Path) -> sa.ColumnElement[bool]:
+    """Return the condition that a path is `path`, or lies below it. The column's index is used."""
+    below = os.fsencode(path).rstrip(b"/") + b"/"
+    end = below[:-1] + b"0"  # "0" follows "/": the first name that is not below the folder
+    return sa.or_(
+        column == path,
+        sa.and_(
+            column >= sa.literal(below, sa.LargeBinary), column < sa.literal(end, sa.LargeBinary)
+        ),
+    )
 
 
 def _refusal(path: Path, error: Exception) -> StoreError:
@@ -550,9 +640,24 @@ def _known_track(row: sa.Row[Any], path: Path) -> KnownTrack:
         genres=row.genres,
         album=row.album,
         written=row.written,
+        added=row.added or (),
         undone=row.undone,
         error=(row.error_kind, row.error_message) if row.error_kind else None,
         verdict=verdict,
+    )
+
+
+def _listed_track(row: sa.Row[Any]) -> ListedTrack:
+    scores = _scores_in(json.loads(row.heard)) if row.heard is not None else ()
+    return ListedTrack(
+        path=row.path,
+        digest=row.digest,
+        genres=row.genres,
+        album=row.album,
+        written=row.written,
+        models=row.models,
+        top=scores[0] if scores else None,
+        unsure=row.unsure,
     )
 
 
@@ -572,16 +677,17 @@ def _verdict(row: sa.Row[Any]) -> Verdict:
 
 def _moved_from(
     connection: sa.Connection, digest: str | None, size: int, mtime_ns: int
-) -> tuple[tuple[str, ...] | None, bool]:
+) -> dict[str, Any]:
     """Return what was written and undone to the file that is no longer where it was."""
     if digest is not None:
-        query = sa.select(tracks.c.path, tracks.c.written, tracks.c.undone).where(
+        columns = (tracks.c.path, tracks.c.written, tracks.c.added, tracks.c.undone)
+        query = sa.select(*columns).where(
             tracks.c.digest == digest, tracks.c.size == size, tracks.c.mtime_ns == mtime_ns
         )
         for row in connection.execute(query):
             if not os.path.lexists(row.path):
-                return row.written, row.undone
-    return None, False
+                return {"written": row.written, "added": row.added, "undone": row.undone}
+    return {}
 
 
 def _set_state(connection: sa.Connection, entry_id: int, state: str) -> None:

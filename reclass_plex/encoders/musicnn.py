@@ -23,7 +23,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ LOUDEST_LOG_MEL = 10.0  # of audio 30 dB over full scale; the bound of "no input
 N_BINS = N_MELS // 2 + 1  # of the Fourier transform along the mel bands
 
 Checkpoint = Literal["msd", "mtt"]
+CHECKPOINTS: tuple[Checkpoint, ...] = get_args(Checkpoint)
+PENULTIMATE = slice(50, 250)  # of `MusicnnOutput.features`
 
 MSD_TAGS = (
     "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s",
@@ -439,13 +441,13 @@ class Musicnn(nn.Module):
 
 
 @functools.cache
-def load_musicnn(checkpoint: Checkpoint) -> Musicnn:
-    """Return a bundled checkpoint on the CPU, loaded once a process.
+def load_musicnn(checkpoint: Checkpoint, device: str = "cpu") -> Musicnn:
+    """Return a bundled checkpoint on a device, loaded once a process.
 
     Raises ModelError, naming the file, if it is missing or damaged.
     """
     path = DATA / "musicnn" / f"{checkpoint}.safetensors"
     try:
-        return Musicnn(load_tensors(path), checkpoint).eval()
+        return Musicnn(load_tensors(path), checkpoint).eval().to(device)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
