@@ -8,7 +8,7 @@ ifeq ($(shell uname -m)-$(shell command -v nvidia-smi >/dev/null 2>&1 && echo gp
 CONSTRAINTS := -c constraints-cpu.txt
 endif
 
-.PHONY: venv demo test check format clean
+.PHONY: venv demo run test check format clean install uninstall
 
 venv: $(VENV)/.ready
 
@@ -22,6 +22,10 @@ $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 demo: venv
 	$(BIN)/python demo/run.py
 
+# The demo, kept running: daemon and Plex stand-in, until Ctrl-C.
+run: venv
+	$(BIN)/python demo/run.py --keep
+
 test: venv
 	$(BIN)/python -m pytest
 
@@ -34,6 +38,11 @@ check: venv
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# As root, into /opt. What can be set (PREFIX=, SERVICE_USER=, TORCH=, ...) is in systemd/install.sh.
+install uninstall: export PYTHON := $(PYTHON)
+install uninstall:
+	@sh systemd/install.sh $@
 
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

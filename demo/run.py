@@ -1,10 +1,13 @@
-"""`make demo`: copy the demo music, tag the copies, show what was decided, and take it all back.
+"""`make demo`: a Plex server, the daemon, and new music that gets its genre in file and server.
 
-Runs the real command on real files in .demo/ beside this repository; nothing else is touched.
+Runs the real daemon and the real commands on copies of the demo music in .demo/ beside this
+repository; nothing else is touched. The Plex server is the tests' stand-in, which speaks Plex's
+protocol. At the end everything is taken back, byte for byte. `make run` leaves it running instead.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -12,92 +15,201 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 DEMO = Path(__file__).parent
-SCRATCH = DEMO.parent / ".demo"
+ROOT = DEMO.parent
+SCRATCH = ROOT / ".demo"
 MUSIC = SCRATCH / "Music"
 NOT_MUSIC = {".py", ".md"}
+PATIENCE_SECONDS = 180.0
+TOKEN = "demo-token"  # noqa: S105 - of the stand-in, on this machine
+SEEN_AS = "/data/music"  # the folder's name on the server, as in a container
+ENVIRONMENT = os.environ | {
+    "XDG_STATE_HOME": str(SCRATCH / "state"),
+    "XDG_CONFIG_HOME": str(SCRATCH / "config"),
+    "RECLASS_PLEX_TOKEN": TOKEN,
+}
 
 console = Console(highlight=False)
 
 
-def copy_music() -> None:
-    """Begin from fresh copies."""
-    shutil.rmtree(SCRATCH, ignore_errors=True)
-    MUSIC.mkdir(parents=True)
-    for source in sorted(DEMO.iterdir()):
-        if source.is_file() and source.suffix not in NOT_MUSIC:
-            shutil.copy(source, MUSIC)
+def find_music() -> list[Path]:
+    """Return the demo music."""
+    return [
+        path for path in sorted(DEMO.iterdir()) if path.is_file() and path.suffix not in NOT_MUSIC
+    ]
 
 
-def hash_music() -> dict[str, str]:
-    """Return the SHA-256 of every file."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(MUSIC.iterdir())
-    }
+def hash_files(paths: list[Path]) -> dict[str, str]:
+    """Return the SHA-256 of every file by its name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def reclass_plex(*arguments: str) -> list[dict[str, object]]:
     """Run the command and return its JSON lines."""
-    console.print(f"[bold]$ reclass-plex {' '.join(arguments)}[/bold]")
     command = [str(Path(sys.executable).with_name("reclass-plex")), *arguments, "--json"]
-    state = {"XDG_STATE_HOME": str(SCRATCH / "state"), "XDG_CONFIG_HOME": str(SCRATCH / "config")}
     done = subprocess.run(
-        command, env=os.environ | state, cwd=SCRATCH, stdout=subprocess.PIPE, text=True, check=True
+        command, env=ENVIRONMENT, cwd=SCRATCH, stdout=subprocess.PIPE, text=True, check=False
     )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def show_verdicts(results: list[dict[str, object]]) -> None:
-    """Print one row a track."""
+@contextmanager
+def plex_server() -> Iterator[str]:
+    """Run the stand-in; yield its address."""
+    command = [sys.executable, str(ROOT / "tests" / "plex_server.py"), "--music", str(MUSIC)]
+    command += ["--seen-as", SEEN_AS, "--port", "0", "--token", TOKEN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None  # noqa: S101 - it was asked for
+        try:
+            yield server.stdout.readline().partition(" at ")[2].partition(",")[0]
+        finally:
+            server.terminate()
+            server.stdout.close()
+
+
+@contextmanager
+def daemon(plex_url: str) -> Iterator[subprocess.Popen[str]]:
+    """Configure and run the daemon; its log goes to .demo/daemon.log."""
+    folder = SCRATCH / "config" / "reclass-plex"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        f"watch:\n  folders: [{json.dumps(str(MUSIC))}]\n  settle_seconds: 1\n"
+        "web:\n  port: 0\n"
+        f"plex:\n  url: {plex_url}\n"
+        f"  path_map: [{{plex: {SEEN_AS}, local: {json.dumps(str(MUSIC))}}}]\n"
+    )
+    with (SCRATCH / "daemon.log").open("w") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("reclass-plexd"))],
+            env=ENVIRONMENT,
+            stderr=log,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait, and give up with a message that says where to look."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            sys.exit(f"error: {what} did not happen in time; see {SCRATCH / 'daemon.log'}")
+        time.sleep(0.2)
+
+
+def in_plex(url: str) -> dict[str, tuple[str, str]]:
+    """Return the genres of tracks and their albums that the server shows, by file name."""
+    from plexapi.server import PlexServer
+
+    shown = {}
+    server = PlexServer(url, TOKEN)  # type: ignore[no-untyped-call]
+    for track in server.library.sections()[0].searchTracks():
+        track.reload()
+        name = Path(track.media[0].parts[0].file).name
+        album = track.album()
+        shown[name] = (_tags(track.genres), _tags(album.genres))
+    return shown
+
+
+def _tags(genres: list[object]) -> str:
+    return "; ".join(str(getattr(genre, "tag", "")) for genre in genres) or "-"
+
+
+def ended(count: int) -> bool:
+    """Say whether the daemon is through with `count` tracks, and with Plex."""
+    [status] = reclass_plex("status") or [{}]
+    jobs, plex = status.get("jobs"), status.get("plex")
+    assert isinstance(jobs, dict)  # noqa: S101 - the command's documented output
+    through = jobs["done"] + jobs["skipped"] + jobs["review"] + jobs["failed"]
+    return through >= count and isinstance(plex, dict) and plex["pending"] == 0
+
+
+def show(url: str) -> None:
+    """Print one row a track: what was heard, and what stands in the file and in Plex."""
+    from mutagen import File
+
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("track", max_width=24, no_wrap=True)
-    for column in ("before", "heard", "", "decided by", "seconds"):
+    table.add_column("track", max_width=22, no_wrap=True)
+    for column in ("heard", "", "decided by", "s"):
         table.add_column(column, no_wrap=True)
-    table.add_column("written")
-    for result in results:
-        genres, before, after = result["genres"], result["before"], result["after"]
+    table.add_column("in the file")
+    table.add_column("in Plex")
+    shown = in_plex(url)
+    for result in reclass_plex("tag", "Music", "--dry-run"):
+        path, genres, before = Path(str(result["path"])), result["genres"], result["before"]
         assert isinstance(genres, list)  # noqa: S101 - the command's documented output
         assert isinstance(before, list)  # noqa: S101
+        assert File(path) is not None  # noqa: S101 - others can read it, too
+        track_genre, album_genre = shown.get(path.name, ("?", "?"))
         table.add_row(
-            Path(str(result["path"])).stem.split(" - ")[-1],
-            "; ".join(before) or "-",
+            path.stem.split(" - ")[-1],
             "unsure" if result["unsure"] else genres[0]["name"],
             f"{genres[0]['confidence']:.2f}",
             str(result["decided_by"]),
             f"{result['seconds']:.2f}",
-            f"[green]{'; '.join(after)}[/green]"
-            if result["written"] and isinstance(after, list)
-            else f"no: {str(result['reason']).partition(' (')[0]}",
+            "; ".join(before) or "-",
+            track_genre if track_genre == album_genre else f"{track_genre} (album {album_genre})",
         )
     console.print(table)
 
 
 def main() -> None:
     """Tell the story."""
-    copy_music()
-    before = hash_music()
-    console.print(f"\n{len(before)} freely licensed tracks (demo/ATTRIBUTION.md), genres missing\n")
-    started = time.perf_counter()
-    results = reclass_plex("tag", "Music", "--yes")
-    seconds = time.perf_counter() - started
-    show_verdicts(results)
-    written = sum(bool(result["written"]) for result in results)
-    console.print(
-        f"\n{written} of {len(results)} files tagged in {seconds:.1f} s, start included\n"
-    )
-    for result in reclass_plex("undo", "--yes"):
-        console.print(f"  {Path(str(result['path'])).name}: {result['how']}")
-    after = hash_music()
-    if after != before:
-        differing = [name for name in before if after.get(name) != before[name]]
-        sys.exit(f"error: undo did not restore {', '.join(differing)}")
-    console.print("\n[green]every file is again what it was, byte for byte[/green]")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--keep", action="store_true", help="keep it running until Ctrl-C")
+    keep = parser.parse_args().keep
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    MUSIC.mkdir(parents=True)
+    tracks = find_music()
+    with plex_server() as url, daemon(url):
+        wait_until(
+            lambda: reclass_plex("status")[0]["state"] != "not running", "the daemon's start"
+        )
+        console.print("\nreclass-plexd watches .demo/Music, and a Plex server serves it")
+        console.print(f"{len(tracks)} freely licensed tracks arrive (demo/ATTRIBUTION.md) ...\n")
+        started = time.monotonic()
+        for track in tracks:
+            shutil.copy(track, MUSIC)
+        copies = [MUSIC / track.name for track in tracks]
+        before = hash_files(copies)
+        wait_until(lambda: ended(len(tracks)), "that every track was heard")
+        seconds = time.monotonic() - started
+        show(url)
+        tagged = sum(hash_files([copy])[copy.name] != before[copy.name] for copy in copies)
+        console.print(f"\n{tagged} of {len(tracks)} tagged {seconds:.0f} s after they arrived\n")
+        if keep:
+            _stay(url)
+            return
+        console.print("[bold]$ reclass-plex undo[/bold]")
+        for result in reclass_plex("undo", "--yes"):
+            name = Path(str(result.get("path") or result.get("item"))).name
+            console.print(f"  {name}: {result['how']}")
+        if hash_files(copies) != before:
+            sys.exit("error: undo did not restore every file")
+        console.print("\n[green]every file is again what it was, byte for byte[/green]")
     console.print("Your own music: .venv/bin/reclass-plex tag ~/Music --dry-run")
+
+
+def _stay(url: str) -> None:
+    """Run until interrupted."""
+    console.print(f"Plex stand-in: {url}, token {TOKEN}; log: {SCRATCH / 'daemon.log'}")
+    console.print(f"Drop music into {MUSIC}; Ctrl-C ends it")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return
 
 
 if __name__ == "__main__":

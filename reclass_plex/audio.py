@@ -18,7 +18,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,14 +29,15 @@ import soxr
 from av.container import InputContainer
 from av.stream import Disposition
 
-from reclass_plex.errors import FileChanged, FileError, NotAudio, RetryLater, Unreadable
+from reclass_plex.audio_collector import MAX_NATIVE_RATE, Collector, kept_rate
+from reclass_plex.audio_ends import missing_end
+from reclass_plex.audio_file import check_readable, opened_file
+from reclass_plex.errors import NotAudio
 from reclass_plex.records import Excerpt, FloatArray, Waveform
 from reclass_plex.tag_spans import find_audio_chunks, skip_flac_metadata, span_between_tags
 
 MAX_FULL_SECONDS = 20 * 60.0  # of a longer track, "full" is its middle 20 minutes
 MAX_SAMPLES = int(MAX_FULL_SECONDS) * 48000  # 230 MB; at 192 kHz "full" ends at 5 minutes
-MAX_NATIVE_RATE = 192000  # Hz; above (DSD, DXD) comes at 44.1 or 48 kHz
-MAX_AMPLITUDE = 8.0  # +18 dB: no decoder overshoots so far; beyond lie broken floats
 
 _END_SECONDS = 2.0  # before the stated end, where a whole file has audio
 _PREROLL = 0.5  # seconds decoded and dropped before an excerpt: MP3's reservoir, Opus's filters
@@ -54,49 +54,30 @@ _VIDEO_CONTAINERS = "avi,flv,matroska,mpeg,mpegts"  # opened only to be named as
 _TAGS_OUTSIDE = {"ape", "flac", "mp3", "mpc", "mpc8", "tta", "wv"}  # audio is one run of bytes
 _CHUNKED = {"aiff", "caf", "dsf", "w64", "wav"}  # audio is a chunk among others
 
-_TRANSIENT = {
-    *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
-    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
-}
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a file's headers say. `rate` in Hz (of DSD: of bytes); `seconds` None if untold."""
-
-    codec: str
-    rate: int
-    channels: int
-    seconds: float | None
-
-
-def probe(path: Path) -> AudioInfo:
-    """Return what the headers of `path` say; decodes next to nothing. Raises FileError."""
-    with _opened(path) as source:
-        context = source.stream.codec_context
-        return AudioInfo(context.name, context.rate, context.channels, source.stated_seconds())
-
 
 def decode_excerpt(path: Path, excerpt: Excerpt) -> Waveform:
     """Decode the middle `excerpt.seconds` of `path`, or all of it, at its native rate.
 
     A track shorter than the excerpt comes whole. "Full" is at most MAX_FULL_SECONDS, from the
     middle. Channels are averaged (as librosa.to_mono). Damaged frames are skipped, as players
-    do. A file that ends before its header says is refused as truncated, where headers count
-    samples (FLAC, WavPack, TTA, APE, MP4); else it is the middle of what is there; of a WMA, or
-    an MP3 without index, over 32 MB it is the middle by FFmpeg's guess.
+    do. A file that ends too early is refused as truncated: before its header says, where that
+    counts samples (FLAC, WavPack, TTA, APE, MP4), else within a unit of its format (see
+    audio_ends). Where that cannot be told it is the middle of what is there; of a WMA, or an MP3
+    without index, over 32 MB it is the middle by FFmpeg's guess.
 
     Raises NotAudio, Unreadable or RetryLater (FileChanged if the file changes meanwhile).
     """
     with _opened(path) as source:
-        kept_rate = _kept_rate(source.stream.codec_context.rate)
-        longest = min(MAX_FULL_SECONDS, MAX_SAMPLES / kept_rate)
+        if missing := source.missing_end():
+            raise _truncated(path, missing)
+        rate = kept_rate(source.stream.codec_context.rate)
+        longest = min(MAX_FULL_SECONDS, MAX_SAMPLES / rate)
         wanted = min(excerpt.seconds or longest, longest)
         length = source.stated_seconds()
         if length is None or source.is_guess():
             length = source.measured_seconds()
         elif source.is_promise() and length > 2 * _END_SECONDS and not source.reaches(length):
-            raise NotAudio(path, f"is truncated: its header promises {length:.0f} s; get it anew")
+            raise _truncated(path, f"it ends before the {length:.0f} s that its header promises")
         piece = source.decode(max(0.0, (length - wanted) / 2), wanted)
         if piece.complete != (length >= wanted):  # the header was wrong
             length = source.measured_seconds()
@@ -217,6 +198,10 @@ class _Source:
             {"flac", "wv", "tta", "ape", "mov"} & set(self.container.format.name.split(","))
         )
 
+    def missing_end(self) -> str | None:
+        """How the file ends too early, in words, where its bytes tell without any decoding."""
+        return missing_end(self.container.format.name, self.descriptor, self.start, self.end)
+
     def reaches(self, length: float) -> bool:
         """Tell whether there is audio shortly before `length` seconds."""
         return len(self.decode(length - _END_SECONDS, 1.0).samples) > 0
@@ -246,7 +231,7 @@ class _Source:
     def decode(self, start: float, seconds: float) -> _Piece:
         """Decode `seconds` from `start`, or what there is of them, dropping what lies before."""
         self._seek(start)
-        collector: _Collector | None = None
+        collector: Collector | None = None
         position = start
         for packet in self.packets():
             try:
@@ -258,7 +243,7 @@ class _Source:
                     continue
                 if collector is None:
                     position = start if frame.pts is None else self._seconds_at(frame)
-                    collector = _Collector(frame.sample_rate, start - position, seconds)
+                    collector = Collector(frame.sample_rate, start - position, seconds)
                 if frame.sample_rate == collector.rate:
                     collector.add(_mono(frame))
             if collector is not None and not collector.missing:
@@ -285,52 +270,6 @@ class _Source:
         return float(frame.pts * frame.time_base - self._origin() * self.stream.time_base)
 
 
-class _Collector:
-    """Takes blocks of mono samples and keeps `seconds` of them, after `early` seconds to drop."""
-
-    def __init__(self, rate: int, early: float, seconds: float) -> None:
-        self.rate = rate
-        self.kept_rate = _kept_rate(rate)
-        self.surplus = max(0, round(early * rate))  # samples still to drop
-        self.missing = round(seconds * rate)  # samples still to take
-        # untouched pages of an empty array cost no memory, joining a list of blocks twice as much
-        self._kept = np.empty(round(seconds * self.kept_rate) + 1, np.float32)
-        self._filled = 0
-        self._resampler = None
-        if self.kept_rate != rate:
-            self._resampler = soxr.ResampleStream(rate, self.kept_rate, 1, quality="HQ")
-
-    def add(self, block: FloatArray) -> None:
-        taken = block[self.surplus : self.surplus + self.missing]
-        self.surplus = max(0, self.surplus - len(block))
-        self.missing -= len(taken)
-        if self._resampler is not None:
-            taken = self._resampler.resample_chunk(taken)
-        self._keep(taken)
-
-    def finish(self) -> FloatArray:
-        """Return the samples, finite and within +-MAX_AMPLITUDE."""
-        if self._resampler is not None:
-            self._keep(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        samples = self._kept[: self._filled]
-        if self._filled < len(self._kept) // 2:
-            samples = samples.copy()
-        np.nan_to_num(samples, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        return np.clip(samples, -MAX_AMPLITUDE, MAX_AMPLITUDE, out=samples)
-
-    def _keep(self, block: FloatArray) -> None:
-        block = block[: len(self._kept) - self._filled]
-        self._kept[self._filled : self._filled + len(block)] = block
-        self._filled += len(block)
-
-
-def _kept_rate(rate: int) -> int:
-    """The rate at which audio of `rate` is handed out: its own, if it is no DSD or DXD."""
-    if rate <= MAX_NATIVE_RATE:
-        return rate
-    return 44100 if rate % 44100 == 0 else 48000
-
-
 def _mono(frame: av.AudioFrame) -> FloatArray:
     """The mean of a frame's channels, (n,) float32 in [-1, 1]."""
     samples = frame.to_ndarray()
@@ -347,36 +286,20 @@ def _mono(frame: av.AudioFrame) -> FloatArray:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[_Source]:
     """Open `path` and choose its audio track; every failure inside becomes a FileError."""
-    try:
-        before = path.stat()
-        if not stat.S_ISREG(before.st_mode):
-            kind = "folder" if stat.S_ISDIR(before.st_mode) else "fifo, socket or device"
-            raise Unreadable(path, f"is a {kind}, not a file")
-        # non-blocking, should a fifo have taken its place since
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise _os_error(path, error) from error
-    try:
-        if not before.st_size:
-            raise NotAudio(path, "is empty")
+    with opened_file(path) as descriptor:
         start, end = span_between_tags(descriptor)
         if start == end:
             raise NotAudio(path, "holds tags, but no audio")
         chunks, end = find_audio_chunks(descriptor, start, end)
-        with _open_container(descriptor, start, end) as container:
-            stream = _choose_stream(path, container)
-            yield _Source(descriptor, start, end, chunks, container, stream)
-        _check_unchanged(path, before, descriptor)
-    except (FileError, av.FFmpegError, OSError) as error:
-        _check_unchanged(path, before, descriptor)  # if it has changed, that is the cause
-        if isinstance(error, FileError):
-            raise
-        if isinstance(error, av.FFmpegError):
-            _check_readable(path, descriptor)
+        try:
+            with _open_container(descriptor, start, end) as container:
+                stream = _choose_stream(path, container)
+                yield _Source(descriptor, start, end, chunks, container, stream)
+        except av.FFmpegError as error:
+            check_readable(descriptor)
+            if missing := missing_end("mp4", descriptor, start, end):  # without its index
+                raise _truncated(path, missing) from error
             raise NotAudio(path, "is no audio file that FFmpeg can open") from error
-        raise _os_error(path, error) from error
-    finally:
-        os.close(descriptor)
 
 
 def _open_container(descriptor: int, start: int, end: int) -> InputContainer:
@@ -423,38 +346,5 @@ def _choose_stream(path: Path, container: InputContainer) -> av.AudioStream:
     raise NotAudio(path, "has no audio track that FFmpeg can decode")
 
 
-def _check_unchanged(path: Path, before: os.stat_result, descriptor: int) -> None:
-    """Raise FileChanged if `path` is not, or no longer, the file that was opened."""
-    try:
-        named = path.stat()
-    except OSError as error:
-        raise FileChanged(path, "vanished while it was read") from error
-    for now in (named, os.fstat(descriptor)):
-        if _identity(now) != _identity(before):
-            raise FileChanged(path, "changed while it was read")
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _check_readable(path: Path, descriptor: int) -> None:
-    """Raise if the disk is at fault: FFmpeg says "I/O error" of a malformed file, too."""
-    try:
-        offset = 0
-        while block := os.pread(descriptor, _BLOCK, offset):
-            offset += len(block)
-    except OSError as error:
-        raise _os_error(path, error) from error
-
-
-def _os_error(path: Path, error: OSError) -> FileError:
-    if error.errno in _TRANSIENT:
-        return RetryLater(path, f"cannot be read now: {error.strerror}")
-    if error.errno == errno.ENOENT:
-        return Unreadable(path, "is a broken link" if path.is_symlink() else "does not exist")
-    if error.errno == errno.ELOOP:
-        return Unreadable(path, "is a link in a loop of links")
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return Unreadable(path, "no permission to read it")
-    return Unreadable(path, f"cannot be read: {error.strerror}")
+def _truncated(path: Path, missing: str) -> NotAudio:
+    return NotAudio(path, f"is truncated: {missing}; an incomplete download?")

@@ -186,10 +186,15 @@ def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> tuple[os
     from reclass_plex.audio import audio_digest
 
     path = entry.path
+    delta = store.read_delta(entry.id)
+    how = "edited since, so only its genre was restored"
     try:
+        if not delta:  # forgotten, see schedule.keep_undo_days
+            how = "too long ago for its former bytes, so only its genre was restored"
+            raise EditedSince(path, "its former bytes were forgotten")
         status = tags.restore_bytes(
             path,
-            store.read_delta(entry.id),
+            delta,
             entry.before_hash,
             entry.after_hash,
             mtime_ns=entry.before_mtime_ns,
@@ -201,4 +206,4 @@ def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> tuple[os
             raise EditedSince(path, "another recording is there now") from None
         prepared = tags.restore_genre(path, entry.before, entry.after, options)
         status = path.stat() if prepared is None else prepared.commit()
-        return status, "edited since, so only its genre was restored"
+        return status, how

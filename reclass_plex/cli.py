@@ -7,25 +7,34 @@ from __future__ import annotations
 
 import enum
 import os
-import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from reclass_plex import changes, console, models, pipeline
-from reclass_plex.config import Config, load_config
+from reclass_plex import changes, cli_daemon, cli_history, console, models, pipeline
+from reclass_plex.cli_options import (
+    FAILED,
+    LOCK_SECONDS,
+    WRONG_USE,
+    AsJson,
+    ConfigFile,
+    Yes,
+    configure,
+    confirm,
+    exit_if,
+    full_path,
+    repair_files,
+)
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, FileError, ReclassError, printable
 from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files
 from reclass_plex.records import Excerpt
-from reclass_plex.store import JournalEntry, Store
+from reclass_plex.store import Store
 
 app = typer.Typer(
     help="Listens to your music, decides each genre, writes it so that nothing is lost.",
@@ -36,9 +45,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models that vote.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(cli_history.app)
+app.add_typer(cli_daemon.app)
 
-FAILED = 1  # exit status: some files failed
-WRONG_USE = 2
 TOP = 3  # genres shown of each verdict
 
 
@@ -51,16 +60,11 @@ class Mode(enum.Enum):
 
 
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file.", show_default=False)
-]
 Taxonomy = Annotated[
     str | None,
     typer.Option(help="Set of genres: default, or gtzan (the ten of the papers)."),
 ]
 Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Tracks heard at once.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command()
@@ -74,7 +78,7 @@ def classify(
     config_file: ConfigFile = None,
 ) -> None:
     """Say the genre of files and folders. Changes nothing, remembers nothing."""
-    config = _configure(config_file, {"ensemble": {"taxonomy": taxonomy}})
+    config = configure(config_file, {"ensemble": {"taxonomy": taxonomy}})
     found = _find(paths, leftovers=[])
     ensemble = Ensemble(config.ensemble)
     failed = 0
@@ -96,7 +100,7 @@ def classify(
                 for vote in verdict.votes if stages else ():
                     ranked = ", ".join(f"{g.name} {g.confidence:.2f}" for g in vote.genres[:top])
                     console.say(f"    {vote.stage:<16} {ranked}  [{vote.seconds:.2f} s]")
-        _exit_if(should_stop(), failed)
+        exit_if(should_stop(), failed)
 
 
 @app.command()
@@ -124,7 +128,7 @@ def tag(
     config_file: ConfigFile = None,
 ) -> None:
     """Write the genre of every track that has none. Every change can be undone."""
-    config = _configure(
+    config = configure(
         config_file,
         {
             "ensemble": {"taxonomy": taxonomy},
@@ -139,13 +143,13 @@ def tag(
     found = _find(paths, leftovers)
     count = sum(isinstance(item, FoundFile) for item in found)
     if not dry_run:
-        _confirm(f"Tag {count} files ({config.policy.mode} mode)?", yes)
+        confirm(f"Tag {count} files ({config.policy.mode} mode)?", yes)
     with (
         Store.open(config.store.resolve()) as store,
-        store.writing_files(),
+        store.writing_files(LOCK_SECONDS),
         console.stopping_politely() as should_stop,
     ):
-        _repair(store)
+        repair_files(store)
         changes.remove_leftovers(store, leftovers)
         run_id = None if dry_run else store.start_run("tag")
         results = pipeline.tag_files(
@@ -170,7 +174,7 @@ def tag(
             )
             if run_id is not None and counts["written"]:
                 console.say(f"take it back with: reclass-plex undo --run {run_id}")
-        _exit_if(should_stop(), counts["failed"])
+        exit_if(should_stop(), counts["failed"])
 
 
 def _count_and_print(
@@ -199,94 +203,6 @@ def _count_and_print(
 
 
 @app.command()
-def undo(
-    run: Annotated[int | None, typer.Option(help="The run to take back.")] = None,
-    path: Annotated[Path | None, typer.Option(help="A file, or all files in a folder.")] = None,
-    since: Annotated[
-        str | None, typer.Option(help="All since: 2026-11-22, 2026-11-22T18:30, 90m, 12h, 3d.")
-    ] = None,
-    yes: Yes = False,
-    as_json: AsJson = False,
-    config_file: ConfigFile = None,
-) -> None:
-    """Give files their former bytes back: the last run, or what you name."""
-    config = _configure(config_file, {})
-    with Store.open(config.store.resolve()) as store, store.writing_files():
-        _repair(store)
-        if run is None and path is None and since is None:
-            run = next((summary.id for summary in store.list_runs() if summary.done), None)
-        elif run is not None and run not in [summary.id for summary in store.list_runs()]:
-            raise ConfigError(f"--run {run}: there is no such run; see reclass-plex history")
-        entries = changes.find_changes(
-            store,
-            run_id=run,
-            path=None if path is None else _absolute(path),
-            since=None if since is None else _parse_time(since),
-        )
-        if not entries:
-            console.say("there is nothing to undo", to=console.err)
-            return
-        _confirm(f"Take back {len(entries)} changes?", yes)
-        with console.stopping_politely() as should_stop:
-            results = changes.undo_changes(store, entries, config.tags, should_stop)
-            counts = {"restored": 0, "kept": 0}
-            for entry, result in console.follow(results, len(entries), "undoing"):
-                counts["restored" if result.restored else "kept"] += 1
-                _print_undo(entry, result, as_json=as_json)
-            if not as_json:
-                console.say(f"{counts['restored']} restored, {counts['kept']} left as they are")
-            _exit_if(should_stop(), counts["kept"])
-
-
-def _print_undo(entry: JournalEntry, result: changes.UndoResult, *, as_json: bool) -> None:
-    if as_json:
-        console.print_json(
-            {
-                "path": os.fspath(entry.path),
-                "restored": result.restored,
-                "how": result.how,
-                "genres": list(entry.before if result.restored else entry.after),
-            }
-        )
-    else:
-        line = f"{console.short_path(entry.path)}: {result.how}"
-        console.say(line, style="" if result.restored else "yellow")
-
-
-@app.command()
-def history(
-    limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="How many runs.")
-    ] = 20,
-    as_json: AsJson = False,
-    config_file: ConfigFile = None,
-) -> None:
-    """List the runs that changed files, newest first."""
-    config = _configure(config_file, {})
-    with Store.open(config.store.resolve()) as store:
-        runs = store.list_runs(limit)
-    if as_json:
-        for summary in runs:
-            console.print_json(dict(vars(summary)))
-        return
-    if not runs:
-        console.say("no run has changed a file yet")
-        return
-    shown = console.table("run", "command", "started", "took", "changed", "undone")
-    for summary in runs:
-        took = "" if summary.finished is None else f"{summary.finished - summary.started:.0f} s"
-        shown.add_row(
-            str(summary.id),
-            summary.command,
-            datetime.fromtimestamp(summary.started).strftime("%Y-%m-%d %H:%M:%S"),
-            took or "did not end",
-            str(summary.done + summary.undone),
-            str(summary.undone),
-        )
-    console.out.print(shown)
-
-
-@app.command()
 def features(
     file: Annotated[Path, typer.Argument(help="An audio file.", show_default=False)],
     excerpt: Annotated[str, typer.Option(help="full, or middle30 (the middle 30 s).")] = "middle30",
@@ -307,13 +223,61 @@ def features(
         console.say(f"{name}\t{value:.6g}")
 
 
+@app.command()
+def init(
+    url: Annotated[str | None, typer.Option(help="The Plex server's address.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file that holds Plex's token and nothing else.")
+    ] = None,
+    no_plex: Annotated[bool, typer.Option("--no-plex", help="Only files, no Plex.")] = False,
+    library: Annotated[
+        list[str] | None, typer.Option(help="A music library of Plex; again for more. [all]")
+    ] = None,
+    folder: Annotated[
+        list[Path] | None, typer.Option(help="A folder to watch; again for more.")
+    ] = None,
+    path_map: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLEX=LOCAL", help="Plex's name of a folder and the one here."),
+    ] = None,
+    mode: Annotated[Mode | None, typer.Option(help="fill, append or replace.")] = None,
+    yes: Yes = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Ask a few questions, then write the configuration."""
+    from reclass_plex import wizard
+
+    given = wizard.Given(
+        wizard.PlexGiven(
+            off=no_plex,
+            url=url,
+            token_file=token_file,
+            libraries=tuple(library or ()),
+            path_map=tuple(path_map or ()),
+        ),
+        tuple(folder or ()),
+        mode.value if mode else None,
+    )
+    attended = not yes and sys.stdin is not None and sys.stdin.isatty()
+    ask: wizard.Ask = wizard.Terminal()
+    if not attended:
+        ask = wizard.Unattended(lambda text: console.say(text, to=console.err), yes=yes)
+
+    def dry_run(files: Sequence[Path]) -> None:
+        with suppress(typer.Exit):  # a file that fails is named, and is no fault here
+            tag(list(files), dry_run=True, verbose=True, config_file=config_file)
+
+    wizard.run_init(given, ask, config_file=config_file, dry_run=dry_run if attended else None)
+
+
 @app.command("doctor")
 def run_doctor(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
-    """Check this installation: decoder, models, store, disk. Says what to do about each fault."""
+    """Check everything, from the models to Plex, and say what to do about each fault."""
     from reclass_plex import doctor
 
-    checks = doctor.examine(_configure(config_file, {}))
-    for check in checks:
+    failed = False
+    for check in doctor.diagnose(config_file):
+        failed = failed or check.level == "error"
         if as_json:
             console.print_json(dict(vars(check)))
         else:
@@ -321,7 +285,7 @@ def run_doctor(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
             console.say(f"{check.level:<8}{check.name}: {check.text}", style=style)
             if check.advice:
                 console.say(f"        {check.advice}")
-    raise typer.Exit(FAILED if any(check.level == "error" for check in checks) else 0)
+    raise typer.Exit(FAILED if failed else 0)
 
 
 @models_app.command("list")
@@ -353,23 +317,12 @@ def list_models(as_json: AsJson = False) -> None:
     console.out.print(listed)
 
 
-def _configure(file: Path | None, overrides: dict[str, dict[str, Any]]) -> Config:
-    """Return the configuration with the options of the command line, where given, on top."""
-    config = load_config(file)
-    data = config.model_dump()
-    for group, options in overrides.items():
-        data[group] |= {key: value for key, value in options.items() if value is not None}
-    if (name := data["ensemble"]["taxonomy"]) not in (known := ("default", "gtzan")):
-        raise ConfigError(f"--taxonomy {name}: is none of {', '.join(known)}")
-    return Config.model_validate(data)
-
-
 def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | FileError]:
     """Return every audio file below the paths, made absolute without resolving links.
 
     Temporary copies of ours on the way go to `leftovers`.
     """
-    absolute = [_absolute(path) for path in paths]
+    absolute = [full_path(path) for path in paths]
     found: list[FoundFile | FileError] = []
     with console.showing_progress(None, "looking for music") as advance:
         for item in find_audio_files(absolute, AUDIO_SUFFIXES, leftovers.append):
@@ -381,55 +334,12 @@ def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | File
     return found
 
 
-def _absolute(path: Path) -> Path:
-    """Return a full path; links stay, unless ".." has to be followed through them."""
-    if not path.parts:
-        raise ConfigError('"" is no path; the current folder is "."')
-    try:
-        return path.resolve() if ".." in path.parts else path.absolute()
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{printable(path)}: where this is cannot be told: {error}") from error
-
-
-def _repair(store: Store) -> None:
-    for line in changes.repair(store):
-        console.say(line, to=console.err)
-
-
 def _workers(jobs: int | None) -> int:
     if jobs is not None:
         return jobs
     if hasattr(os, "sched_getaffinity"):  # Linux: the cores that we may use, not all there are
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _confirm(question: str, yes: bool) -> None:
-    if yes:
-        return
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise ConfigError("there is no terminal to ask on: add --yes (or --dry-run)")
-    if not console.ask(question):
-        raise typer.Exit(0)
-
-
-_SPANS = {"m": 60, "h": 3600, "d": 86400}  # seconds
-
-
-def _parse_time(text: str) -> float:
-    if match := re.fullmatch(r"(\d{1,6})([mhd])", text):
-        return time.time() - int(match[1]) * _SPANS[match[2]]
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        raise ConfigError(
-            f"--since {text}: is no time; write 2026-11-22, 2026-11-22T18:30, 90m, 12h or 3d"
-        ) from None
-
-
-def _exit_if(stopped: bool, failed: int) -> None:
-    if stopped or failed:
-        raise typer.Exit(FAILED)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from pydantic import (
 from reclass_plex.errors import ConfigError, printable
 
 CONFIG_VARIABLE = "RECLASS_PLEX_CONFIG"  # environment: the configuration file
+SYSTEM_CONFIG = Path("/etc/reclass-plex/config.yaml")  # of the service that make install set up
 
 _TIME = r"([01]?\d|2[0-3]):[0-5]\d"  # of a day, local: 7:30
 _SPAN = rf"^{_TIME}-{_TIME}$"  # 22:00-07:30, over midnight too
@@ -164,11 +165,17 @@ class Config(Options):
 
 
 def config_path() -> Path:
-    """Return where the configuration is looked for when none is named."""
+    """Return where the configuration is looked for when none is named.
+
+    $RECLASS_PLEX_CONFIG, the user's own, or where there is none, that of the installed service:
+    the commands then speak of the same store as the daemon.
+    """
     if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return _expand(Path(home)) / "reclass-plex" / "config.yaml"
+    own = _expand(Path(home)) / "reclass-plex" / "config.yaml"
+    # os.path: a folder that may not be entered counts as none, no error
+    return SYSTEM_CONFIG if os.path.exists(SYSTEM_CONFIG) and not os.path.exists(own) else own  # noqa: PTH110
 
 
 def _expand(path: Path) -> Path:
@@ -190,7 +197,7 @@ def load_config(path: Path | None = None) -> Config:
     if path is None:
         path = config_path()
         if CONFIG_VARIABLE not in os.environ and not os.path.exists(path):  # noqa: PTH110
-            return Config()  # os.path: a folder that may not be entered counts as none, no error
+            return Config()
     import yaml
 
     name = printable(path)

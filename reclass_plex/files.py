@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from reclass_plex.errors import (
     FileChanged,
@@ -202,6 +202,19 @@ def temporary_name(name: str) -> str:
     return f".{stem[:40]}.reclass-{unique}.tmp{suffix[:11]}"
 
 
+def open_lock(path: Path) -> IO[str]:
+    """Open a file to lock, made where there is none, as the folder's owner where we are root.
+
+    Else a command that root gives would lock out the service, which has its own user.
+    """
+    made = not path.exists()
+    file = path.open("a")
+    if made and os.geteuid() == 0:
+        folder = path.parent.stat()
+        os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
+    return file
+
+
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading, unbuffered; errors are named. Never waits for a fifo."""
@@ -246,7 +259,10 @@ def check_writable(path: Path, status: os.stat_result) -> None:
     with naming_errors(path, writing=True):
         disk = os.statvfs(path.parent)
     if disk.f_flag & os.ST_RDONLY:
-        raise ReadOnly(path, "its file system is read-only")
+        why = "its file system is read-only"
+        if "INVOCATION_ID" in os.environ:  # under systemd, whose unit sees only what it was given
+            why += ", or its folder is none of watch.folders since the service was started"
+        raise ReadOnly(path, why)
     if not status.st_mode & 0o222 or not os.access(path, os.W_OK):
         raise ReadOnly(path, "is write-protected")
     if not os.access(path.parent, os.W_OK | os.X_OK):

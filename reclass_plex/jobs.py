@@ -12,7 +12,7 @@ Times are seconds since the epoch and always given by the caller.
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
-from reclass_plex.store import Store
+from reclass_plex.store import Store, at_or_below
 from reclass_plex.tables import jobs
 
 State = Literal["waiting", "ready", "running", "writing", "done", "skipped", "review", "failed"]
@@ -34,6 +34,7 @@ MAX_BACKOFF_SECONDS = 6 * 3600.0
 MAX_ATTEMPTS = 12  # with these pauses about 14 hours: a full disk or a lost mount is often met then
 ALONE_DEATHS = 2  # a job that was held in so many deaths is handed out alone, to find the guilty
 MAX_DEATHS = 10  # and after so many it is parked: it would kill every process to come
+CLOCK_TOLERANCE = 60.0  # seconds: by less a clock is set back without any harm
 _CHUNK = 500  # paths a statement; SQLite's limit was 999 variables before 3.32
 
 
@@ -60,6 +61,7 @@ class Jobs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._seen = math.inf  # the time when the queue was last looked at
 
     # Triggers
 
@@ -107,20 +109,23 @@ class Jobs:
 
         What is held stays: its owner finds out, and says what became of it.
         """
-        below = os.fsencode(path) + b"/"
-        end = below[:-1] + b"0"  # "0" follows "/": the first name that is not below the folder
         with self._store.transaction() as connection:
             result = connection.execute(
-                jobs.delete().where(
-                    jobs.c.state.not_in(HELD),
-                    (jobs.c.path == path)
-                    | sa.and_(
-                        jobs.c.path >= sa.literal(below, sa.LargeBinary),
-                        jobs.c.path < sa.literal(end, sa.LargeBinary),
-                    ),
-                )
+                jobs.delete().where(jobs.c.state.not_in(HELD), at_or_below(jobs.c.path, path))
             )
         return int(result.rowcount)
+
+    def forget_files(self, paths: Iterable[Path]) -> int:
+        """Drop the jobs of files that are gone, but not of what is held; return how many."""
+        forgotten = 0
+        gone = iter(paths)
+        with self._store.transaction() as connection:
+            while chunk := list(islice(gone, _CHUNK)):
+                result = connection.execute(
+                    jobs.delete().where(jobs.c.state.not_in(HELD), jobs.c.path.in_(chunk))
+                )
+                forgotten += int(result.rowcount)
+        return forgotten
 
     # The worker's side
 
@@ -130,7 +135,14 @@ class Jobs:
         The track that is due longest comes first and brings its folder along, so that albums
         finish together. What waited long enough becomes ready, and leases that ended come back.
         """
+        self._mind_clock(now)
         with self._store.transaction() as connection:
+            # Who claims lives: its leases end only because it slept, or the clock was set.
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.state.in_(HELD), jobs.c.owner == owner, jobs.c.lease_until <= now)
+                .values(lease_until=now + lease)
+            )
             _take_back(connection, now, jobs.c.lease_until <= now)
             connection.execute(
                 jobs.update()
@@ -237,8 +249,22 @@ class Jobs:
         with self._store.transaction(write=False) as connection:
             return set(connection.execute(query).scalars())
 
+    def overdue(self, now: float) -> int:
+        """Count the tracks that are held beyond their lease: their owner gives no sign of life."""
+        query = sa.select(sa.func.count()).where(jobs.c.state.in_(HELD), jobs.c.lease_until < now)
+        with self._store.transaction(write=False) as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def count_since(self, since: float) -> int:
+        """Count the tracks that were done, skipped or set aside for review since a time."""
+        ended = jobs.c.state.in_(("done", "skipped", "review"))
+        query = sa.select(sa.func.count()).where(ended, jobs.c.changed >= since)
+        with self._store.transaction(write=False) as connection:
+            return int(connection.execute(query).scalar_one())
+
     def next_due(self, now: float) -> float | None:
         """Return when a `claim` can next find something: `now` if at once, None if never."""
+        self._mind_clock(now)
         waiting = (
             sa.select(sa.func.min(jobs.c.due))
             .where(jobs.c.state == "waiting", jobs.c.bulk == bulk)
@@ -254,6 +280,26 @@ class Jobs:
         times = [float(value) for value in row[1:] if value is not None]
         return max(now, min(times)) if times else None
 
+    def _mind_clock(self, now: float) -> None:
+        """Bring times that lie ahead back, at the first look and whenever the clock was set back.
+
+        Else what waits for a minute would wait for as long as the clock was wrong.
+        """
+        former, self._seen = self._seen, now
+        if now >= former - CLOCK_TOLERANCE:
+            return
+        ahead = sa.func.max(jobs.c.changed - now, 0.0)  # SQLite's: the greater of the two
+        latest = now + MAX_BACKOFF_SECONDS
+        times = (jobs.c.due, jobs.c.lease_until, jobs.c.again_due)
+        with self._store.transaction() as connection:
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.state.in_((*IN_LINE, *HELD)))
+                .where((jobs.c.changed > now) | sa.or_(*(column > latest for column in times)))
+                .values({column.name: sa.func.min(column - ahead, latest) for column in times})
+                .values(changed=jobs.c.changed - ahead)
+            )
+
     # People's side
 
     def counts(self) -> dict[State, int]:
@@ -268,6 +314,20 @@ class Jobs:
         with self._store.transaction(write=False) as connection:
             row = connection.execute(sa.select(jobs).where(jobs.c.path == path)).first()
         return None if row is None else _job(row)
+
+    def outcomes(self, paths: Collection[Path]) -> dict[Path, tuple[State, float]]:
+        """Return the states of the tracks that have a job, at most some hundred, and since when."""
+        query = sa.select(jobs.c.path, jobs.c.state, jobs.c.changed).where(jobs.c.path.in_(paths))
+        with self._store.transaction(write=False) as connection:
+            return {row.path: (row.state, row.changed) for row in connection.execute(query)}
+
+    def paths_below(self, folder: Path, after: Path | None, limit: int) -> list[Path]:
+        """Return a page of the paths with jobs at and below a folder, those after `after`."""
+        query = sa.select(jobs.c.path).where(at_or_below(jobs.c.path, folder))
+        if after is not None:
+            query = query.where(jobs.c.path > after)
+        with self._store.transaction(write=False) as connection:
+            return list(connection.execute(query.order_by(jobs.c.path).limit(limit)).scalars())
 
     def list_jobs(self, *states: State, limit: int = 100, offset: int = 0) -> list[Job]:
         """Return jobs in these states, the latest change first. `failed` are the dead letters."""
@@ -295,10 +355,13 @@ class Jobs:
         return int(result.rowcount)
 
     def prune(self, before: float) -> int:
-        """Drop the rows of tracks that were done or skipped before a time; return how many."""
+        """Drop the rows of tracks that were done before a time; return how many.
+
+        What was skipped stays: its row says that a decision was taken (see `reconcile`).
+        """
         with self._store.transaction() as connection:
             result = connection.execute(
-                jobs.delete().where(jobs.c.state.in_(("done", "skipped")), jobs.c.changed < before)
+                jobs.delete().where(jobs.c.state == "done", jobs.c.changed < before)
             )
         return int(result.rowcount)
 
@@ -354,6 +417,7 @@ def _asked_again(
     if row.state == "waiting":
         # Settling goes on; a retry that was far off comes sooner.
         columns["due"] = (min if row.attempts else max)(row.due, due)
+        columns["changed"] = now
     elif row.bulk and not bulk:
         columns["due"] = due  # its place among the new ones
     return columns

@@ -1,4 +1,5 @@
-"""What is known, on disk: SQLite in WAL mode through SQLAlchemy. SQL is here and in `jobs` only.
+"""What is known, on disk: SQLite in WAL mode through SQLAlchemy. SQL is here and
+in `jobs`, `sync` and `upkeep`, which keep their own tables, only.
 
 Tables: `tracks` (one row a file), `verdicts` and `embeddings` (one row an audio digest, so that a
 moved, copied or retagged file is known again), `runs` and `journal` (what was changed, and what it
@@ -22,9 +23,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from reclass_plex.errors import FileError, StoreBusy, StoreError, printable
-from reclass_plex.files import process_token
+from reclass_plex.files import open_lock, process_token
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
-from reclass_plex.tables import embeddings, journal, runs, tracks, verdicts
+from reclass_plex.tables import embeddings, journal, metadata, runs, tracks, verdicts
 
 SCHEMA_VERSION = "0001"  # the newest migration in reclass_plex/migrations/versions
 BUSY_SECONDS = 30  # how long to wait for another process's write
@@ -153,7 +154,7 @@ class Store:
         """
         until = time.monotonic() + wait_seconds
         try:
-            lock = self.path.with_name(self.path.name + ".lock").open("w")
+            lock = open_lock(self.path.with_name(self.path.name + ".lock"))
         except OSError as error:
             raise _refusal(self.path, error) from error
         with lock:
@@ -350,9 +351,16 @@ class Store:
             assert result.inserted_primary_key is not None  # noqa: S101 - SQLite always gives one
             return int(result.inserted_primary_key[0])
 
-    def finish_run(self, run_id: int, *, now: float | None = None) -> None:
-        """Close a run."""
+    def finish_run(self, run_id: int, *, now: float | None = None, keep_empty: bool = True) -> None:
+        """Close a run; without `keep_empty` drop it if nothing came of it."""
         with self.transaction() as connection:
+            if not keep_empty:
+                used = [
+                    sa.exists().where(table.c.run_id == run_id)
+                    for table in metadata.tables.values()
+                    if "run_id" in table.c
+                ]
+                connection.execute(runs.delete().where(runs.c.id == run_id, ~sa.or_(*used)))
             connection.execute(
                 runs.update()
                 .where(runs.c.id == run_id)
@@ -648,7 +656,7 @@ def _known_track(row: sa.Row[Any], path: Path) -> KnownTrack:
 
 
 def _listed_track(row: sa.Row[Any]) -> ListedTrack:
-    scores = _scores_in(json.loads(row.heard)) if row.heard is not None else ()
+    scores = _scores_in(json.loads(row.heard)[:1]) if row.heard is not None else ()
     return ListedTrack(
         path=row.path,
         digest=row.digest,

@@ -1,4 +1,4 @@
-"""The store's tables, as the newest migration leaves them. Only `store` and `jobs` use them.
+"""The store's tables, as the newest migration leaves them, for `store`, `jobs` and `sync` alone.
 
 Times are seconds since the epoch, UTC. Paths are bytes, because a name need not be valid Unicode.
 """
@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import sqlalchemy as sa
+
+from reclass_plex.records import GenreScore
 
 
 class PathBytes(sa.types.TypeDecorator[Path]):
@@ -61,6 +63,25 @@ class Nanoseconds(sa.types.TypeDecorator[int]):
         return None if value is None else max(-(1 << 63), min(value, (1 << 63) - 1))
 
 
+class Scores(sa.types.TypeDecorator[tuple[GenreScore, ...]]):
+    """Genres and their confidences as JSON, [[name, confidence], ...]."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: tuple[GenreScore, ...] | None, dialect: sa.Dialect
+    ) -> str | None:
+        """Tuple to JSON."""
+        return None if value is None else json.dumps([[one[0], round(one[1], 6)] for one in value])
+
+    def process_result_value(
+        self, value: str | None, dialect: sa.Dialect
+    ) -> tuple[GenreScore, ...] | None:
+        """JSON to tuple."""
+        return None if value is None else tuple(map(GenreScore._make, json.loads(value)))
+
+
 metadata = sa.MetaData()
 
 tracks = sa.Table(
@@ -72,8 +93,9 @@ tracks = sa.Table(
     sa.Column("mtime_ns", Nanoseconds, nullable=False),
     sa.Column("digest", sa.Text, index=True),  # NULL: could not be read, see error_kind
     sa.Column("genres", Names, nullable=False),  # what the file said when last read
-    sa.Column("album", sa.Text),  # tracks of one album share this key
+    sa.Column("album", sa.Text, index=True),  # tracks of one album share this key
     sa.Column("written", Names),  # what we wrote last
+    sa.Column("added", Names),  # what of it was not there before
     sa.Column("undone", sa.Boolean, nullable=False, default=False),
     sa.Column("error_kind", sa.Text),
     sa.Column("error_message", sa.Text),
@@ -153,4 +175,65 @@ jobs = sa.Table(
     sa.Column("changed", sa.Float, nullable=False),  # the state's last change
     sa.Index("ix_jobs_line", "state", "bulk", "due"),
     sa.Index("ix_jobs_folder", "folder", "state", "due"),
+)
+
+plex_wanted = sa.Table(
+    "plex_wanted",  # what shall stand in Plex
+    metadata,
+    sa.Column("path", PathBytes, primary_key=True),
+    sa.Column("genres", Scores, nullable=False),
+    sa.Column("run_id", sa.ForeignKey("runs.id")),  # which wanted it, to be undone with it
+    sa.Column("state", sa.Text, nullable=False),  # see reclass_plex.sync.wanted
+    sa.Column("asked", sa.Float, nullable=False),
+    sa.Column("due", sa.Float, nullable=False),  # waiting: not before
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("message", sa.Text),  # why it waits, or what was left as it was
+    sa.Index("ix_plex_wanted_line", "state", "due"),
+)
+
+plex_libraries = sa.Table(
+    "plex_libraries",  # of which `plex_items` has the tracks
+    metadata,
+    sa.Column("server", sa.Text, primary_key=True),  # its machineIdentifier
+    sa.Column("library_key", sa.Integer, primary_key=True),
+    sa.Column("path_map", sa.Text, nullable=False),  # that the local paths were made with
+    sa.Column("listed", sa.Float, nullable=False),  # when all of it was read
+    sa.Column("newest", sa.Integer, nullable=False),  # by the server's clock
+)
+
+plex_items = sa.Table(
+    "plex_items",  # where the server's tracks lie
+    metadata,
+    sa.Column("server", sa.Text, primary_key=True),
+    sa.Column("rating_key", sa.Integer, primary_key=True),
+    sa.Column("path", PathBytes, primary_key=True),  # local; a track may have several files
+    sa.Column("library_key", sa.Integer, nullable=False),
+    sa.Column("album_key", sa.Integer, nullable=False),
+    sa.Column("artist_key", sa.Integer, nullable=False),
+    sa.Column("seen", sa.Float, nullable=False),  # when it was last read
+    sa.Index("ix_plex_items_path", "path"),
+    sa.Index("ix_plex_items_album", "server", "album_key"),
+    sa.Index("ix_plex_items_artist", "server", "artist_key"),
+)
+
+plex_edits = sa.Table(
+    "plex_edits",  # what we changed in Plex, and what it takes to take it back
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.ForeignKey("runs.id"), index=True),
+    # The edit of ours that this one replaced. None: the item had somebody else's genres.
+    sa.Column("over", sa.ForeignKey("plex_edits.id")),
+    sa.Column("server", sa.Text, nullable=False),
+    sa.Column("rating_key", sa.Integer, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("library_key", sa.Integer, nullable=False),
+    sa.Column("path", PathBytes),  # of a track's file; NULL for an album or artist
+    sa.Column("before", Names, nullable=False),
+    sa.Column("after", Names, nullable=False),
+    sa.Column("was_locked", sa.Boolean, nullable=False),
+    sa.Column("replaced", Names, nullable=False),
+    # planned: perhaps applied. done: applied. undone: taken back. gone: the item is.
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Index("ix_plex_edits_item", "server", "rating_key", "state"),
 )

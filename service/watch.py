@@ -47,6 +47,7 @@ from watchdog.version import VERSION_INFO, VERSION_STRING
 
 from reclass_plex.errors import printable
 from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files, is_junk, is_leftover
+from reclass_plex.mounts import network_mounts
 
 log = logging.getLogger(__name__)
 
@@ -69,19 +70,6 @@ MAX_PAUSE_SECONDS = 300.0  # between attempts while the sink fails (a full disk)
 MAX_PASSED = 10_000  # files remembered as passed on, until the store knows them
 MAX_ANCHOR_NAMES = 100
 
-# Of these a change made elsewhere sends no event here (watchdog 409, 458, 504).
-_NETWORK = frozenset(
-    (
-        *("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "coda", "9p"),
-        *("lustre", "beegfs", "glusterfs", "gpfs", "virtiofs", "vboxsf", "prl_fs", "drvfs"),
-        *("vmhgfs", "orangefs", "davfs", "fuse"),
-    )
-)
-# FUSE that is a local disk, or a view of one. Any other FUSE may be a network.
-_LOCAL_FUSE = frozenset(
-    f"fuse.{name}"
-    for name in ("mergerfs", "bindfs", "encfs", "gocryptfs", "cryfs", "ntfs-3g", "exfat", "zfs")
-)
 # No event for each write or each reader: the stamps tell of those.
 _EVENTS: list[type[FileSystemEvent]] = [
     *(FileCreatedEvent, FileClosedEvent, FileMovedEvent, FileDeletedEvent),
@@ -237,6 +225,11 @@ class FolderWatch:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._overflow = _Overflow()
+
+    @property
+    def settling(self) -> int:
+        """Count the paths of which something was heard and that do not rest yet."""
+        return len(self._settling)
 
     def start(self) -> None:
         """Begin to watch, in a thread. `armed` says when no later change can be missed."""
@@ -498,32 +491,6 @@ class _Overflow(logging.Handler):
         happened = self._happened.is_set()
         self._happened.clear()
         return happened
-
-
-def network_mounts(root: Path, mountinfo: str | None = None) -> list[str]:
-    """Return the network file systems at or below `root`, as "/mount/point (type)".
-
-    `mountinfo` is the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).
-    """
-    if mountinfo is None:
-        with open("/proc/self/mountinfo", "rb") as file:  # noqa: PTH123 - as the next line
-            mountinfo = os.fsdecode(file.read())
-    real = os.path.realpath(root)
-    above, below = ("", ""), {}
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split(" ")[4])
-        kind = rest.split(" ")[0]
-        if real == point or real.startswith(point.rstrip("/") + "/"):
-            if len(point) >= len(above[0]):  # of several at one point the last one counts
-                above = (point, kind)
-        elif point.startswith(real.rstrip("/") + "/"):
-            below[point] = kind
-    return [
-        f"{printable(point)} ({kind})"
-        for point, kind in (above, *below.items())
-        if kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
-    ]
 
 
 def open_for_writing(paths: Collection[Path]) -> set[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reclass_plex import config
 from reclass_plex.config import CONFIG_VARIABLE, Config, load_config
 from reclass_plex.errors import ConfigError
 
@@ -50,6 +51,21 @@ def test_a_missing_file_is_an_error_only_when_named(
     monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config()
+
+
+def test_the_users_own_file_comes_before_that_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(config, "SYSTEM_CONFIG", tmp_path / "etc.yaml")
+    own = tmp_path / "reclass-plex" / "config.yaml"
+    assert config.config_path() == own
+    (tmp_path / "etc.yaml").write_text("policy: {max_genres: 2}")
+    assert load_config().policy.max_genres == 2
+    own.parent.mkdir()
+    own.write_text("policy: {max_genres: 3}")
+    assert load_config().policy.max_genres == 3
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import pytest
 import soxr
 import torch
-from librosa.filters import wavelet_lengths
+from librosa.filters import get_window, wavelet_lengths
 
 from reclass_plex.audio import decode_excerpt
+from reclass_plex.errors import ModelError
 from reclass_plex.features import (
     COLUMN_NAMES,
     COLUMNS,
@@ -26,6 +27,7 @@ from reclass_plex.features import (
     extract_fma_features,
     filters,
     fma,
+    recipe,
     spectral,
     statistics,
 )
@@ -263,9 +265,57 @@ def test_wrong_use_is_named() -> None:
 
 
 def test_the_minimum_rate_is_the_lowest_that_holds_every_tuning() -> None:
-    top, _ = filters._constant_q_frequencies(max(filters.TUNINGS))
-    edge = wavelet_lengths(freqs=top, sr=MINIMUM_RATE)[1]
+    frequencies, alpha = recipe.constant_q_frequencies(len(filters.TUNINGS) - 1)
+    edge = wavelet_lengths(freqs=frequencies, sr=MINIMUM_RATE, alpha=alpha)[1]
     assert MINIMUM_RATE - 1 < 2 * edge <= MINIMUM_RATE
+    frequencies, alpha = recipe.constant_q_frequencies(filters.NO_TUNING)
+    edge = wavelet_lengths(freqs=frequencies, sr=MINIMUM_RATE, alpha=alpha)[1]
+    assert edge == pytest.approx(filters.HIGHEST_FREQUENCY, abs=1e-3)
+
+
+def test_the_shipped_banks_are_those_of_librosa() -> None:
+    """To the last bits of a float, which the processor decides."""
+    made = recipe.shipped_banks()
+    assert len(made) == 1 + len(filters.MEL_RATES) + len(filters.CONSTANT_Q_RATES)
+    for name, bank in made.items():
+        shipped = filters.shipped_bank(name)
+        np.testing.assert_allclose(shipped, bank, rtol=1e-5, atol=1e-6 * np.abs(bank).max())
+    for tuning in (0, 37, filters.NO_TUNING, 99):  # what was left out does not matter
+        whole = recipe.chroma_bank(tuning)
+        np.testing.assert_allclose(filters.shipped_bank("chroma")[tuning], whole, atol=1e-6)
+    window = filters.frame_window(torch.device("cpu")).numpy()
+    np.testing.assert_allclose(window, get_window("hann", filters.FRAME_SAMPLES), atol=1e-15)
+
+
+def test_each_rate_whose_mel_bank_is_shipped_has_its_constant_q() -> None:
+    halved = {rate / 2 ** filters.early_halvings(rate) for rate in filters.MEL_RATES}
+    assert halved == set(filters.CONSTANT_Q_RATES)
+
+
+def test_the_common_rates_do_without_librosa() -> None:
+    """Its compiler would hold up the first track of an installation by 15 s and more."""
+    script = """
+import sys, torch
+from reclass_plex.features import extract_fma_features
+for rate in (22050, 44100, 48000, 96000):
+    assert extract_fma_features(torch.rand(1, rate) - 0.5, rate).isfinite().all()
+print([name for name in ("librosa", "numba", "scipy") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", script]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=DEMO.parent)
+    assert shown.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x10\0\0\0\0\0\0\0{no safetensors}"])
+def test_missing_or_damaged_banks_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    path = tmp_path / "banks.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(filters, "BANKS", path)
+    with pytest.raises(ModelError, match=r"banks\.safetensors: cannot read the filter banks"):
+        filters.shipped_bank.__wrapped__("chroma")
 
 
 MEMORY_SCRIPT = """
@@ -286,7 +336,7 @@ print(peak() - base)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize(("seconds", "limit"), [(30, 400), (400, 500)])
 def test_memory_is_bounded(seconds: int, limit: int) -> None:
-    """MiB over a process with torch and the samples in it; librosa's code counts."""
+    """MiB over a process with torch and the samples in it."""
     command = [sys.executable, "-c", MEMORY_SCRIPT, str(seconds)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=DEMO.parent)
     assert 20 < int(shown.stdout) < limit

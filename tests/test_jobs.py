@@ -269,7 +269,8 @@ def test_old_finished_rows_are_pruned_and_no_others(jobs: Jobs) -> None:
     jobs.finish(held(jobs, paths[0]), ME, "done", NOW)
     jobs.finish(held(jobs, paths[1]), ME, "review", NOW)
     jobs.park(held(jobs, paths[2]), ME, NOW, message="x")
-    jobs.finish(held(jobs, paths[3]), ME, "skipped", NOW + 100)
+    jobs.finish(held(jobs, paths[3]), ME, "skipped", NOW)
+    assert jobs.prune(NOW) == 0
     assert jobs.prune(NOW + 50) == 1
     assert jobs.find(paths[0]) is None
 
@@ -312,6 +313,115 @@ def test_a_claim_uses_the_indexes(jobs: Jobs, tmp_path: Path) -> None:
         assert index in text, text
         assert "TEMP B-TREE" not in text, text
     connection.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_is_set_back_stops_nothing(
+    jobs: Jobs, tmp_path: Path, restarted: bool
+) -> None:
+    waits, retried, again, lost = (MUSIC / name / "x.mp3" for name in "abcd")
+    ahead = NOW + 86400  # by the wrong clock
+    jobs.enqueue([retried, again], "watch", ahead)
+    assert claim(jobs, ahead) == [retried, again]
+    jobs.retry(held(jobs, retried), ME, ahead + 5, message="busy")
+    jobs.enqueue([again], "webhook", ahead + 5, settle=10)
+    jobs.enqueue([lost], "watch", ahead + 5)
+    assert claim(jobs, ahead + 5, owner=OTHER) == [lost]
+    jobs.enqueue([waits], "watch", ahead + 6, settle=10)
+    with Store.open(tmp_path / "store.sqlite") as store:
+        if restarted:
+            jobs = Jobs(store)
+        assert jobs.next_due(NOW) == NOW + 10
+        assert claim(jobs, NOW + 9.9) == []
+        assert claim(jobs, NOW + 10) == [waits]
+        assert claim(jobs, NOW + 30) == [retried]
+        assert claim(jobs, NOW + 60) == [lost]  # its owner died
+        jobs.give_back(held(jobs, again), ME, NOW + 60)
+        assert claim(jobs, NOW + 60) == [again]
+
+
+def test_a_retry_is_not_hastened_by_a_clock_that_is_right(jobs: Jobs, tmp_path: Path) -> None:
+    path = MUSIC / "x.mp3"
+    jobs.enqueue([path], "watch", NOW)
+    now = NOW
+    while now - NOW < 12 * 3600:
+        assert claim(jobs, now) == [path]
+        jobs.retry(held(jobs, path), ME, now, message="busy")
+        due = jobs.next_due(now)
+        assert due is not None
+        assert jobs.next_due(now - 30) == due  # set back by what does no harm
+        with Store.open(tmp_path / "store.sqlite") as store:
+            assert Jobs(store).next_due(now) == due
+        now = due
+
+
+def test_who_slept_and_lives_keeps_what_it_holds(jobs: Jobs) -> None:
+    path = MUSIC / "x.mp3"
+    jobs.enqueue([path], "watch", NOW)
+    claim(jobs)
+    late = NOW + 86400
+    assert claim(jobs, late) == []
+    assert jobs.next_due(late) == late + 60
+    job = jobs.find(path)
+    assert job is not None
+    assert (job.state, job.deaths) == ("running", 0)
+    assert claim(jobs, late + 59, owner=OTHER) == []
+    assert claim(jobs, late + 60, owner=OTHER) == [path]
+
+
+def test_what_came_of_tracks_is_told_for_many_at_once(jobs: Jobs) -> None:
+    paths = [MUSIC / "a" / "1.mp3", MUSIC / "a" / "b" / "2.mp3", MUSIC / "ab" / "\udcff.mp3"]
+    jobs.enqueue(paths, "watch", NOW)
+    claim(jobs, limit=1)
+    outcomes = jobs.outcomes([*paths, MUSIC / "other.mp3"])
+    assert outcomes == {
+        paths[0]: ("running", NOW),
+        paths[1]: ("ready", NOW),
+        paths[2]: ("ready", NOW),
+    }
+    assert jobs.paths_below(MUSIC / "a", None, 9) == paths[:2]
+    assert jobs.paths_below(Path("/"), None, 2) == paths[:2]
+    assert jobs.paths_below(Path("/"), paths[1], 2) == paths[2:]
+    assert jobs.forget_files(paths) == 2  # the first is held
+    assert list(jobs.outcomes(paths)) == paths[:1]
+
+
+CLAIMER = """
+import sys, time
+from pathlib import Path
+from reclass_plex.files import process_token
+from reclass_plex.jobs import Jobs
+from reclass_plex.store import Store
+
+with Store.open(Path(sys.argv[1])) as store:
+    jobs = Jobs(store)
+    sys.stdin.readline()
+    while batch := jobs.claim(7, time.time(), owner=process_token(), lease=60):
+        print(*(job.id for job in batch))
+        assert jobs.finish([job.id for job in batch], process_token(), "done", time.time())
+"""
+
+
+def test_processes_that_claim_at_once_never_get_the_same(jobs: Jobs, tmp_path: Path) -> None:
+    count = 1000
+    jobs.enqueue([MUSIC / f"{number // 9}/{number}.mp3" for number in range(count)], "watch", NOW)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIMER, str(tmp_path / "store.sqlite")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ids = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert all(ids)
+    assert len(set(ids[0]) | set(ids[1])) == len(ids[0]) + len(ids[1]) == count
 
 
 # Enters tracks and works on them, and says on standard output what has surely happened. Every

@@ -20,6 +20,7 @@ import pytest
 from watchdog.version import VERSION_INFO
 
 from reclass_plex.files import Replacement, temporary_name
+from reclass_plex.mounts import network_mounts
 from reclass_plex.store import Store
 from service.watch import (
     HEARS_ALL_SINCE,
@@ -28,7 +29,6 @@ from service.watch import (
     FolderWatch,
     News,
     Settling,
-    network_mounts,
     open_for_writing,
 )
 

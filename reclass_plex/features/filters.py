@@ -1,4 +1,7 @@
-"""Filter banks of the FMA features: built once by librosa, kept as torch tensors per device.
+"""Filter banks of the FMA features: librosa's, as torch tensors per device.
+
+Those of the common rates were made once by `recipe.py` and are shipped; at another rate the
+recipe, and with it librosa, is called here.
 
 Conventions: a bank is (filters, bins), float32, for a spectrum of 2048-sample frames (1025 bins).
 A tuning is an index into `TUNINGS`, because librosa reads it off a histogram of 100 bins.
@@ -7,12 +10,16 @@ A tuning is an index into `TUNINGS`, because librosa reads it off a histogram of
 from __future__ import annotations
 
 import math
-import threading
-import warnings
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+
+from reclass_plex.errors import ModelError, printable
+
+BANKS = Path(__file__).parents[1] / "data" / "filters" / "banks.safetensors"
 
 FRAME_SAMPLES = 2048
 HOP_SAMPLES = 512
@@ -29,18 +36,19 @@ NO_TUNING = 50  # TUNINGS[50] == 0.0
 
 # Hz; the top filter of the highest tuning reaches 4,240.4 Hz, and must stay below half the rate.
 MINIMUM_RATE = 8_481
+HIGHEST_FREQUENCY = 4_122.064  # Hz; the same of the untuned top filter
+
+# Hz; what is shipped. librosa halves each of the first to one of the second for the constant-Q.
+MEL_RATES = (22_050, 44_100, 48_000, 88_200, 96_000, 192_000)
+CONSTANT_Q_RATES = (22_050, 24_000)
 
 MEL_BLOCK = 16  # filters a block; neighbours share most of their bins
-
-_warnings_lock = threading.Lock()  # catch_warnings is global, and extraction runs in threads
 
 
 @lru_cache(maxsize=8)
 def frame_window(device: torch.device) -> torch.Tensor:
     """Return the periodic Hann window (2048,) in float64."""
-    from librosa.filters import get_window
-
-    return torch.from_numpy(get_window("hann", FRAME_SAMPLES)).to(device)
+    return torch.hann_window(FRAME_SAMPLES, dtype=torch.float64, device=device)
 
 
 @lru_cache(maxsize=32)
@@ -49,19 +57,18 @@ def mel_blocks(rate: int, device: torch.device) -> tuple[tuple[int, torch.Tensor
 
     A block leaves out the bins that none of its filters touches, which is most of them.
     """
-    from librosa.filters import mel
+    if rate in MEL_RATES:
+        bank = shipped_bank(f"mel-{rate}")
+    else:
+        from reclass_plex.features import recipe
 
-    with _warnings_lock, warnings.catch_warnings():
-        # Above about 120 kHz the lowest filters fall between two bins. The published script
-        # would use them as they are, so do we.
-        warnings.simplefilter("ignore")
-        bank = mel(sr=rate, n_fft=FRAME_SAMPLES, n_mels=MELS)
+        bank = recipe.mel_bank(rate)
     blocks = []
     for first_filter in range(0, MELS, MEL_BLOCK):
         block = bank[first_filter : first_filter + MEL_BLOCK]
         used = np.flatnonzero(block.any(axis=0))
         first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
-        weights = np.ascontiguousarray(block[:, first : last + 1], dtype=np.float32)
+        weights = np.ascontiguousarray(block[:, first : last + 1])
         blocks.append((first, torch.from_numpy(weights).to(device)))
     return tuple(blocks)
 
@@ -79,10 +86,7 @@ def cosine_bank(device: torch.device) -> torch.Tensor:
 @lru_cache(maxsize=256)
 def chroma_bank(tuning: int, device: torch.device) -> torch.Tensor:
     """Return the pitch-class bank (12, 1025) at 22,050 Hz, tuned."""
-    from librosa.filters import chroma
-
-    bank = chroma(sr=LIBROSA_RATE, n_fft=FRAME_SAMPLES, n_chroma=NOTES, tuning=TUNINGS[tuning])
-    return torch.from_numpy(bank).to(device)
+    return torch.from_numpy(shipped_bank("chroma")[tuning]).to(device)
 
 
 @lru_cache(maxsize=32)
@@ -92,7 +96,7 @@ def early_halvings(rate: int) -> int:
     librosa decides by the tuned filters, we by the untuned: between 32.0 and 33.9 kHz (and twice
     and four times that) one halving more or less, which changes no value that matters.
     """
-    octaves_free = math.ceil(math.log2(rate / 2 / _highest_frequency())) - 2
+    octaves_free = math.ceil(math.log2(rate / 2 / HIGHEST_FREQUENCY)) - 2
     hop_spares = int(math.log2(HOP_SAMPLES)) - OCTAVES + 1  # the hop is halved with the rate
     return max(0, min(octaves_free, hop_spares))
 
@@ -106,40 +110,39 @@ def constant_q_bank(rate: float, tuning: int, device: torch.device) -> torch.Ten
     back to the time domain: a plain product with the samples gives librosa's response exactly,
     with what the sparsity of 1 % adds to it.
     """
-    from librosa.filters import wavelet
-    from librosa.util import sparsify_rows
+    if rate in CONSTANT_Q_RATES:
+        parts = shipped_bank(f"constant-q-{rate:.0f}")[tuning]
+    else:
+        from reclass_plex.features import recipe
 
-    frequencies, alpha = _constant_q_frequencies(TUNINGS[tuning])
-    basis, lengths = wavelet(freqs=frequencies[-NOTES:], sr=rate, alpha=alpha[-NOTES:])
-    samples = basis.shape[1]
-    basis *= lengths[:, None] / samples
-    spectra = np.fft.fft(basis)[:, : samples // 2 + 1].astype(np.complex64)
-    spectra = sparsify_rows(spectra, quantile=0.01).toarray().astype(np.complex128)
+        parts = recipe.constant_q_spectra(rate, tuning)
+    samples = 2 * (parts.shape[1] - 1)
     # response = sum_k spectra[k] sum_n frame[n] exp(-2 pi i k n / samples)
-    padded = np.zeros((NOTES, samples), np.complex128)
-    padded[:, : samples // 2 + 1] = spectra
-    kernels = np.fft.fft(padded) / np.sqrt(lengths)[:, None]
+    kernels = np.fft.fft(parts[..., 0] + 1j * parts[..., 1].astype(np.float64), samples)
     stacked = np.concatenate([kernels.real, kernels.imag]).T
     return torch.from_numpy(np.ascontiguousarray(stacked, dtype=np.float32)).to(device)
 
 
-def _constant_q_frequencies(tuning: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 84 centre frequencies in Hz, from a tuned C1, and their relative bandwidths."""
-    from librosa import cqt_frequencies, note_to_hz
+@lru_cache(maxsize=16)
+def shipped_bank(name: str) -> npt.NDArray[np.float32]:
+    """Return a bank of the shipped file: chroma, mel-RATE or constant-q-RATE, for all tunings.
 
-    lowest = float(note_to_hz("C1")) * 2 ** (tuning / NOTES)
-    frequencies = cqt_frequencies(OCTAVES * NOTES, fmin=lowest, bins_per_octave=NOTES)
-    squared_ratio = 2 ** (2 / NOTES)
-    alpha = np.full(len(frequencies), (squared_ratio - 1) / (squared_ratio + 1))
-    return frequencies, alpha
+    The file leaves out zeros: a bit a weight tells them from the weights that are there. Raises
+    ModelError if it is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
 
-
-def _highest_frequency() -> float:
-    """Return the upper edge of the untuned top filter in Hz, as librosa reckons it."""
-    from librosa.filters import wavelet_lengths
-
-    frequencies, alpha = _constant_q_frequencies(0.0)
-    return float(wavelet_lengths(freqs=frequencies, sr=LIBROSA_RATE, alpha=alpha)[1])
+    try:
+        with safe_open(BANKS, "numpy") as file:
+            shape, mask, weights = (
+                file.get_tensor(f"{name}.{part}") for part in ("shape", "mask", "weights")
+            )
+    except (SafetensorError, OSError) as error:
+        reason = f"cannot read the filter banks: {error}"
+        raise ModelError(f"{printable(BANKS)}: {reason}; reinstall reclass-plex") from error
+    bank = np.zeros(shape, np.float32)
+    bank.ravel()[np.unpackbits(mask, count=bank.size).view(bool)] = weights
+    return bank
 
 
 # The low-pass of soxr "HQ", with which librosa halves the rate: a sinc under a Kaiser window.

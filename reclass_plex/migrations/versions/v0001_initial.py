@@ -1,4 +1,4 @@
-"""Tracks, verdicts, embeddings, runs, the journal and jobs."""
+"""Tracks, verdicts, embeddings, runs, the journal, jobs, and what concerns Plex."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,8 +16,9 @@ def upgrade() -> None:
         sa.Column("mtime_ns", sa.Integer, nullable=False),
         sa.Column("digest", sa.Text, index=True),
         sa.Column("genres", sa.Text, nullable=False),
-        sa.Column("album", sa.Text),
+        sa.Column("album", sa.Text, index=True),
         sa.Column("written", sa.Text),
+        sa.Column("added", sa.Text),
         sa.Column("undone", sa.Boolean, nullable=False),
         sa.Column("error_kind", sa.Text),
         sa.Column("error_message", sa.Text),
@@ -85,3 +86,54 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_line", "jobs", ["state", "bulk", "due"])
     op.create_index("ix_jobs_folder", "jobs", ["folder", "state", "due"])
+    op.create_table(
+        "plex_wanted",
+        sa.Column("path", sa.LargeBinary, primary_key=True),
+        sa.Column("genres", sa.Text, nullable=False),
+        sa.Column("run_id", sa.Integer, sa.ForeignKey("runs.id")),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("asked", sa.Float, nullable=False),
+        sa.Column("due", sa.Float, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("message", sa.Text),
+    )
+    op.create_index("ix_plex_wanted_line", "plex_wanted", ["state", "due"])
+    op.create_table(
+        "plex_libraries",
+        sa.Column("server", sa.Text, primary_key=True),
+        sa.Column("library_key", sa.Integer, primary_key=True),
+        sa.Column("path_map", sa.Text, nullable=False),
+        sa.Column("listed", sa.Float, nullable=False),
+        sa.Column("newest", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "plex_items",
+        sa.Column("server", sa.Text, primary_key=True),
+        sa.Column("rating_key", sa.Integer, primary_key=True),
+        sa.Column("path", sa.LargeBinary, primary_key=True),
+        sa.Column("library_key", sa.Integer, nullable=False),
+        sa.Column("album_key", sa.Integer, nullable=False),
+        sa.Column("artist_key", sa.Integer, nullable=False),
+        sa.Column("seen", sa.Float, nullable=False),
+    )
+    op.create_index("ix_plex_items_path", "plex_items", ["path"])
+    op.create_index("ix_plex_items_album", "plex_items", ["server", "album_key"])
+    op.create_index("ix_plex_items_artist", "plex_items", ["server", "artist_key"])
+    op.create_table(
+        "plex_edits",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("run_id", sa.Integer, sa.ForeignKey("runs.id"), index=True),
+        sa.Column("over", sa.Integer, sa.ForeignKey("plex_edits.id")),
+        sa.Column("server", sa.Text, nullable=False),
+        sa.Column("rating_key", sa.Integer, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("library_key", sa.Integer, nullable=False),
+        sa.Column("path", sa.LargeBinary),
+        sa.Column("before", sa.Text, nullable=False),
+        sa.Column("after", sa.Text, nullable=False),
+        sa.Column("was_locked", sa.Boolean, nullable=False),
+        sa.Column("replaced", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("created", sa.Float, nullable=False),
+    )
+    op.create_index("ix_plex_edits_item", "plex_edits", ["server", "rating_key", "state"])

@@ -1,0 +1,224 @@
+"""The commands that talk to the daemon, or where none runs, to its queue in the store."""
+
+from __future__ import annotations
+
+import enum
+import os
+import time
+from collections.abc import Collection
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reclass_plex import console
+from reclass_plex.cli_options import AsJson, ConfigFile, configure, full_path
+from reclass_plex.config import Config
+from reclass_plex.errors import ConfigError, printable
+from reclass_plex.jobs import STATES, Jobs, State
+
+if TYPE_CHECKING:
+    from reclass_plex.remote import DaemonClient, ReclassifyResult
+    from reclass_plex.selection import Selection
+
+app = typer.Typer()
+BATCH = 500  # tracks put in line at once
+SHOWN = 5  # paths of a selection
+NO_DAEMON = "the daemon is not running (systemctl start reclass-plex, or reclass-plexd)"
+
+JobState = enum.Enum("JobState", {state: state for state in STATES})  # type: ignore[misc]
+
+
+@app.command()
+def status(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
+    """Say what the daemon does: its queue, its folders, Plex."""
+    from reclass_plex.remote import find_daemon
+    from reclass_plex.store import Store
+
+    config = configure(config_file)
+    path = config.store.resolve()
+    daemon = find_daemon(path)
+    if daemon is None:
+        with Store.open(path) as store:
+            counts = Jobs(store).counts()
+        if as_json:
+            console.print_json({"state": "not running", "jobs": dict(counts)})
+        else:
+            console.say(NO_DAEMON, style="yellow")
+            console.say(_describe_counts(counts))
+        raise typer.Exit(1)
+    now = daemon.status()
+    if as_json:
+        console.print_json(now.model_dump(mode="json"))
+        return
+    since = datetime.fromtimestamp(now.since).strftime("%Y-%m-%d %H:%M")
+    console.say(f"{now.state}{f': {now.why}' if now.why else ''}")
+    console.say(_describe_counts(now.jobs))
+    console.say(
+        f"{now.tracks_done} tracks since {since}, models"
+        f" {'loaded' if now.models_loaded else 'unloaded'}, version {now.version}"
+    )
+    pending = f", {now.plex.pending} tracks to be written" if now.plex.pending else ""
+    message = f": {now.plex.message}" if now.plex.message else ""
+    console.say(f"Plex {now.plex.state}{message}{pending}")
+    for folder in now.folders:
+        why = f": {folder.why}" if folder.why else ""
+        console.say(f"{printable(folder.path)} {folder.state}{why}")
+
+
+def _describe_counts(counts: dict[State, int]) -> str:
+    shown = [f"{count} {state}" for state, count in counts.items() if count]
+    return "tracks: " + (", ".join(shown) or "none in line")
+
+
+@app.command()
+def pause(config_file: ConfigFile = None) -> None:
+    """Make the daemon stop after the track in hand, until resume."""
+    _daemon(config_file).pause()
+
+
+@app.command()
+def resume(config_file: ConfigFile = None) -> None:
+    """Make the daemon go on."""
+    _daemon(config_file).resume()
+
+
+def _daemon(config_file: Path | None) -> DaemonClient:
+    from reclass_plex.remote import find_daemon
+
+    daemon = find_daemon(configure(config_file).store.resolve())
+    if daemon is None:
+        raise ConfigError(NO_DAEMON)
+    return daemon
+
+
+@app.command()
+def jobs(
+    state: Annotated[
+        list[JobState] | None,
+        typer.Option("--state", help="Only these; by default failed and review."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000)] = 100,
+    retry: Annotated[bool, typer.Option("--retry", help="Try all that failed again.")] = False,
+    as_json: AsJson = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """List tracks of the queue with what is wrong with them, the latest first."""
+    from reclass_plex.remote import find_daemon
+    from reclass_plex.store import Store
+
+    path = configure(config_file).store.resolve()
+    wanted: list[State] = [one.value for one in state or ()] or ["failed", "review"]
+    daemon = find_daemon(path)
+    with Store.open(path) as store:
+        queue = Jobs(store)
+        if retry:
+            count = daemon.revive() if daemon else queue.revive(time.time())
+            console.say(f"{count} tracks are in line again" + ("" if daemon else f"; {NO_DAEMON}"))
+            return
+        found = queue.list_jobs(*wanted, limit=limit)
+    if as_json:
+        for job in found:
+            console.print_json(
+                {
+                    "path": os.fspath(job.path),
+                    "state": job.state,
+                    "reasons": list(job.reasons),
+                    "message": job.message,
+                    "attempts": job.attempts,
+                    "changed": job.changed,
+                }
+            )
+        return
+    for job in found:
+        console.say(f"{job.state:<8}{console.short_path(job.path)}: {job.message or ''}")
+    if not found:
+        console.say(f"no track is {' or '.join(wanted)}")
+
+
+@app.command()
+def reclassify(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files and folders.", show_default=False)
+    ] = None,
+    library: Annotated[str | None, typer.Option(help="Tracks of this library in Plex.")] = None,
+    album: Annotated[str | None, typer.Option(help="Tracks of albums of this name.")] = None,
+    genre: Annotated[str | None, typer.Option(help="Tracks that have this genre.")] = None,
+    below: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Tracks with a confidence under this.")
+    ] = None,
+    older_model: Annotated[
+        bool, typer.Option("--older-model", help="Tracks that only older models have heard.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every known track.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    as_json: AsJson = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Put tracks in line to be classified again; all that you name must hold."""
+    from reclass_plex.remote import find_daemon
+    from reclass_plex.selection import Selection
+
+    config = configure(config_file)
+    selection = Selection.of(
+        paths=tuple(map(full_path, paths or ())),
+        library=library,
+        album=album,
+        genre=genre,
+        below=below,
+        older_model=older_model,
+        everything=everything,
+    )
+    for path in selection.paths:
+        if not os.path.lexists(path):
+            raise ConfigError(f"{printable(path)}: there is no such file or folder")
+    daemon = find_daemon(config.store.resolve())
+    if daemon is not None:
+        result = daemon.reclassify(selection, dry_run=dry_run)
+    else:
+        result = _reclassify_here(config, config_file, selection, dry_run=dry_run)
+    if as_json:
+        console.print_json(result.model_dump(mode="json"))
+        return
+    for path in result.sample[:SHOWN]:
+        console.say(f"  {console.short_path(path)}")
+    if result.count > SHOWN:
+        console.say(f"  and {result.count - SHOWN} more")
+    verb = "would be" if dry_run else "are"
+    later = "" if daemon or dry_run or not result.count else f"; {NO_DAEMON}"
+    console.say(f"{result.count} tracks {verb} in line{later}")
+
+
+def _reclassify_here(
+    config: Config, config_file: Path | None, selection: Selection, *, dry_run: bool
+) -> ReclassifyResult:
+    """Put tracks in line for the daemon's next start."""
+    from reclass_plex.ensemble import Ensemble
+    from reclass_plex.remote import ReclassifyResult
+    from reclass_plex.selection import select_tracks
+    from reclass_plex.store import Store
+
+    def folders(name: str) -> Collection[Path]:
+        from reclass_plex.credentials import read_plex_token
+        from reclass_plex.plex import Plex, library_folders
+
+        with Plex(config.plex, read_plex_token(config.plex, config_file)) as plex:
+            return library_folders(plex, name)
+
+    with Store.open(config.store.resolve()) as store:
+        tracks = select_tracks(
+            store,
+            selection,
+            Ensemble(config.ensemble).fingerprint,
+            folders if config.plex.url else None,
+        )
+        count = 0
+        sample: list[Path] = []
+        while batch := list(islice(tracks, BATCH)):
+            if not dry_run:
+                Jobs(store).enqueue(batch, "reclassify", time.time(), bulk=True)
+            count += len(batch)
+            sample += batch[: max(0, SHOWN - len(sample))]
+    return ReclassifyResult(count=count, sample=tuple(sample))

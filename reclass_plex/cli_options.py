@@ -1,0 +1,67 @@
+"""What several commands share: options, exit statuses, and the questions before a change."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reclass_plex import changes, console
+from reclass_plex.config import Config, load_config
+from reclass_plex.errors import ConfigError, printable
+from reclass_plex.store import Store
+
+FAILED = 1  # exit status: some files failed
+WRONG_USE = 2
+LOCK_SECONDS = 15.0  # to wait for another process that changes files: the daemon, for an album
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file.", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def configure(file: Path | None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:
+    """Return the configuration with the options of the command line, where given, on top."""
+    config = load_config(file)
+    data = config.model_dump()
+    for group, options in (overrides or {}).items():
+        data[group] |= {key: value for key, value in options.items() if value is not None}
+    if (name := data["ensemble"]["taxonomy"]) not in (known := ("default", "gtzan")):
+        raise ConfigError(f"--taxonomy {name}: is none of {', '.join(known)}")
+    return Config.model_validate(data)
+
+
+def full_path(path: Path) -> Path:
+    """Return a full path; links stay, unless ".." has to be followed through them."""
+    if not path.parts:
+        raise ConfigError('"" is no path; the current folder is "."')
+    try:
+        return path.resolve() if ".." in path.parts else path.absolute()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{printable(path)}: where this is cannot be told: {error}") from error
+
+
+def repair_files(store: Store) -> None:
+    """Settle what a killed process left behind, and say so."""
+    for line in changes.repair(store):
+        console.say(line, to=console.err)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before a change; end the command if the answer is no."""
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ConfigError("there is no terminal to ask on: add --yes (or --dry-run)")
+    if not console.ask(question):
+        raise typer.Exit(0)
+
+
+def exit_if(stopped: bool, failed: int) -> None:
+    """End with the status for a run that was stopped, or in which some files failed."""
+    if stopped or failed:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,306 @@
+"""Talking to the running daemon: where it is found, what it is asked, and what it answers.
+
+The daemon leaves its address and a token in `daemon.json` beside the store, readable by its own
+user alone. `find_daemon` looks there; without a daemon the commands work on the store themselves.
+The models are those of the daemon's HTTP interface (service/web/app.py). A path that is no valid
+UTF-8 travels as JSON's \\udcXX escapes, so both sides use `to_json` and json.loads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import requests
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reclass_plex.errors import DaemonError, printable
+from reclass_plex.jobs import Job, State
+from reclass_plex.selection import Selection
+
+ALIVE_SECONDS = 2.0  # to say that it lives
+ANSWER_SECONDS = 30.0
+SELECT_SECONDS = 600.0  # to find what is to be classified again among 100,000 tracks
+MAX_JOBS = 1000  # an answer
+
+
+JobId = Annotated[int, Field(ge=1, lt=2**63)]  # as SQLite numbers rows
+
+
+class Message(BaseModel):
+    """Base of what travels between command and daemon. A newer side may know more keys."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class PlexStatus(Message):
+    """The Plex server, as the daemon sees it. `pending` counts what is still to be written."""
+
+    state: Literal["connected", "unreachable", "needs sign-in", "off"]
+    message: str | None = None
+    pending: int = 0
+
+
+class FolderStatus(Message):
+    """A watched folder; `why` says why it is polled or paused."""
+
+    path: Path
+    state: Literal["watching", "polling", "paused"]
+    why: str | None = None
+
+
+class Status(Message):
+    """What the daemon does. `since` is its start, in seconds since the epoch."""
+
+    version: str
+    state: Literal["working", "idle", "paused", "quiet", "waiting"]
+    why: str | None = None
+    jobs: dict[State, int]
+    plex: PlexStatus
+    folders: tuple[FolderStatus, ...] = ()
+    models_loaded: bool = False
+    tracks_done: int = 0  # since its start
+    since: float
+
+
+class ReclassifyRequest(Message):
+    """Which tracks are to be classified again; a dry run only counts them."""
+
+    selection: Selection
+    dry_run: bool = False
+
+
+class ReclassifyResult(Message):
+    """How many tracks were (or would be) put in line, and some of them."""
+
+    count: int
+    sample: tuple[Path, ...] = ()
+
+
+class ReviveRequest(Message):
+    """The ids of the dead letters to try again; None: all."""
+
+    ids: tuple[JobId, ...] | None = Field(default=None, max_length=10_000)
+
+
+class Count(Message):
+    """How many."""
+
+    count: int
+
+
+class JobList(Message):
+    """A page of the queue."""
+
+    jobs: tuple[Job, ...]
+
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+def to_json(value: object) -> bytes:
+    """Return a Message, or plain values, as JSON in ASCII."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(plain, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+
+
+# Where the daemon is
+
+
+class DaemonFile(Message):
+    """What `daemon.json` holds."""
+
+    store: Path
+    pid: int
+    url: str
+    token: str = Field(repr=False)
+    started: float  # seconds since the epoch
+
+
+def daemon_file(store_path: Path) -> Path:
+    """Return where the daemon that works on a store is announced."""
+    return store_path.with_name("daemon.json")
+
+
+def write_daemon_file(store_path: Path, url: str, token: str) -> None:
+    """Announce this process as the daemon of a store. Raises DaemonError."""
+    path = daemon_file(store_path)
+    entry = DaemonFile(
+        store=store_path.absolute(), pid=os.getpid(), url=url, token=token, started=time.time()
+    )
+    copy = path.with_name(f".daemon-{secrets.token_hex(4)}.json")
+    try:
+        try:
+            with open(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:  # noqa: PTH123
+                file.write(to_json(entry))
+            copy.replace(path)
+        finally:
+            copy.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DaemonError(f"{printable(path)}: cannot be written: {reason}") from error
+
+
+def remove_daemon_file(store_path: Path) -> None:
+    """Take back the announcement of this process; that of another one stays."""
+    entry = _read_daemon_file(store_path)
+    if entry is not None and entry.pid == os.getpid():
+        daemon_file(store_path).unlink(missing_ok=True)
+
+
+def find_daemon(store_path: Path) -> DaemonClient | None:
+    """Return the daemon that works on a store, None if none runs.
+
+    Raises DaemonError if there may be one that this user must not talk to.
+    """
+    entry = _read_daemon_file(store_path)
+    if entry is None:
+        return None
+    client = DaemonClient(entry.url, entry.token)
+    return client if client.process_id() == entry.pid else None
+
+
+def _read_daemon_file(store_path: Path) -> DaemonFile | None:
+    path = daemon_file(store_path)
+    try:
+        entry = DaemonFile.model_validate(json.loads(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # none, or damaged by a crash
+        return None
+    except OSError as error:
+        raise DaemonError(
+            f"{printable(path)}: cannot be read ({(error.strerror or str(error)).lower()}): give"
+            " this command as the user that the daemon runs as"
+        ) from error
+    return entry if entry.store == store_path.absolute() else None
+
+
+class DaemonClient:
+    """The running daemon, from outside. Every method may raise DaemonError."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        self._token = token
+
+    def process_id(self) -> int | None:
+        """Return the id of the process that answers, None if none does or it is no daemon."""
+        try:
+            # Without the token: after a crash another program may have the port by now.
+            answer = self._send("GET", "/healthz", {}, timeout=ALIVE_SECONDS)
+            process_id = json.loads(answer.content)["pid"]
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            return None
+        return process_id if isinstance(process_id, int) else None
+
+    def status(self) -> Status:
+        """Return what it does."""
+        return self._ask(Status, "GET", "/api/status")
+
+    def pause(self) -> None:
+        """Make it stop after the tracks in hand, until `resume`."""
+        self._call("POST", "/api/pause")
+
+    def resume(self) -> None:
+        """Make it go on."""
+        self._call("POST", "/api/resume")
+
+    def reclassify(self, selection: Selection, *, dry_run: bool) -> ReclassifyResult:
+        """Put tracks in line again, or only count them."""
+        body = ReclassifyRequest(selection=selection, dry_run=dry_run)
+        return self._ask(
+            ReclassifyResult, "POST", "/api/reclassify", body=body, timeout=SELECT_SECONDS
+        )
+
+    def list_jobs(
+        self, states: Collection[State], *, limit: int = 100, offset: int = 0
+    ) -> list[Job]:
+        """Return jobs in these states, the latest change first; at most `MAX_JOBS`."""
+        query = {"state": list(states), "limit": limit, "offset": offset}
+        return list(self._ask(JobList, "GET", "/api/jobs", query=query).jobs)
+
+    def revive(self, ids: Collection[int] | None = None) -> int:
+        """Put dead letters back in line, all of them without `ids`; return how many."""
+        body = ReviveRequest(ids=None if ids is None else tuple(ids))
+        return self._ask(Count, "POST", "/api/jobs/revive", body=body).count
+
+    def _ask(
+        self,
+        model: type[Answer],
+        method: str,
+        path: str,
+        *,
+        body: Message | None = None,
+        query: Mapping[str, Any] | None = None,
+        timeout: float = ANSWER_SECONDS,
+    ) -> Answer:
+        content = self._call(method, path, body=body, query=query, timeout=timeout)
+        try:
+            return model.model_validate(json.loads(content))
+        except (ValidationError, ValueError):
+            raise DaemonError(
+                f"the daemon at {self.url} answers {path} with something else than this version"
+                " of reclass-plex expects; restart it after an update"
+            ) from None
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Message | None = None,
+        query: Mapping[str, Any] | None = None,
+        timeout: float = ANSWER_SECONDS,
+    ) -> bytes:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        try:
+            answer = self._send(method, path, headers, body=body, query=query, timeout=timeout)
+        except requests.Timeout:
+            raise DaemonError(
+                f"the daemon at {self.url} did not answer {path} within {timeout:g} s"
+            ) from None
+        except requests.RequestException as error:
+            raise DaemonError(f"the daemon at {self.url} does not answer {path}: {error}") from None
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            raise DaemonError(
+                f"the daemon at {self.url} does not know our token: it was started anew just now;"
+                " try again"
+            )
+        if answer.status_code not in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}:
+            raise DaemonError(f"the daemon at {self.url}: {_problem(answer)}")
+        return answer.content
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        body: Message | None = None,
+        query: Mapping[str, Any] | None = None,
+        timeout: float,
+    ) -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy, and no .netrc in place of the token
+            return session.request(
+                method,
+                self.url + path,
+                params=query,
+                data=None if body is None else to_json(body),
+                headers=headers,
+                timeout=(ALIVE_SECONDS, timeout),
+                allow_redirects=False,
+            )
+
+
+def _problem(answer: requests.Response) -> str:
+    """Return what a problem (RFC 9457) says."""
+    try:
+        detail = json.loads(answer.content)["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = None
+    return detail if isinstance(detail, str) else f"{answer.status_code} {answer.reason}"

@@ -1,0 +1,118 @@
+"""Which items of the server a round is about, and what they shall have."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from reclass_plex.config import PolicyOptions
+from reclass_plex.genres import genre_key, is_junk_genre, split_genres
+from reclass_plex.plex import EditRecord, Plex, PlexItem, same_genres, vote_genres
+from reclass_plex.records import GenreScore
+from reclass_plex.store import Store
+from reclass_plex.sync.known import known_genres
+from reclass_plex.sync.places import Place, Places
+from reclass_plex.sync.wanted import WantedRow
+
+T = TypeVar("T")
+
+MANY_ARTISTS = "various artists"  # as Plex names those of a compilation: no genre fits them
+
+
+@dataclass(frozen=True)
+class Target:
+    """An item that shall have genres, and the wanted rows and the tracks that it stands for."""
+
+    genres: tuple[str, ...]
+    rows: tuple[WantedRow, ...]
+    tracks: tuple[int, ...]
+
+    @property
+    def run_id(self) -> int | None:
+        """The newest run of the rows: undoing that run takes the item's edit back."""
+        return max((row.run_id for row in self.rows if row.run_id is not None), default=None)
+
+
+def find_targets(
+    plex: Plex,
+    store: Store,
+    places: Places,
+    found: Sequence[tuple[Place, WantedRow]],
+    policy: PolicyOptions,
+) -> dict[int, Target]:
+    """Return by rating key the tracks of the rows, and the albums and artists they belong to."""
+    targets: dict[int, Target] = {}
+    if plex.options.tracks:
+        for key, rows in _group((place.rating_key, row) for place, row in found).items():
+            genres = tuple(genre.name for genre in rows[0].genres)
+            if len(rows) > 1:  # several files of one track
+                genres = vote_genres([row.genres for row in rows], len(genres))
+            targets[key] = Target(genres, tuple(rows), (key,))
+    if plex.options.albums:
+        above = [(place.album_key, place, row) for place, row in found]
+        targets |= _vote("album", above, store, places, policy)
+    if plex.options.artists:
+        above = [(place.artist_key, place, row) for place, row in found]
+        targets |= _vote("artist", above, store, places, policy)
+    return targets
+
+
+def _vote(
+    kind: Literal["album", "artist"],
+    above: Sequence[tuple[int, Place, WantedRow]],
+    store: Store,
+    places: Places,
+    policy: PolicyOptions,
+) -> dict[int, Target]:
+    """Let all tracks of the albums, or artists, vote, whether they are due or not."""
+    rows = _group((key, row) for key, _, row in above)
+    tracks = _group((key, place.rating_key) for key, place, _ in above)
+    files = places.below(kind, rows)
+    known = known_genres(
+        store, [path for of_key in files.values() for track in of_key for path in track]
+    )
+    known |= {place.path: row.genres for _, place, row in above}
+    targets = {}
+    for key, of_key in files.items():
+        votes: list[Sequence[GenreScore]] = [
+            next((known[path] for path in track if path in known), ()) for track in of_key
+        ]
+        genres = vote_genres(votes, policy.max_genres)
+        targets[key] = Target(genres, tuple(rows[key]), tuple(tracks[key]))
+    return targets
+
+
+def choose_genres(
+    item: PlexItem, genres: tuple[str, ...], former: EditRecord | None, policy: PolicyOptions
+) -> tuple[str, ...] | str:
+    """Return what an item shall have by the policy's mode, or why it is left as it is.
+
+    fill: an item without a genre that says something, or with ours, gets `genres`. append: they
+    are added to what it had before us. replace: they take its place.
+    """
+    if item.kind == "artist" and item.title.casefold() == MANY_ARTISTS:
+        return "stands for many artists"
+    ours = former is not None and former.is_ours(item.genres)
+    had = former.before if former is not None and ours else item.genres
+    theirs = tuple(genre for genre in had if not _is_junk(genre))
+    if policy.mode == "replace" or not theirs:
+        return genres
+    if policy.mode == "append":
+        present = {genre_key(part) for genre in theirs for part in (genre, *split_genres(genre))}
+        return theirs + tuple(genre for genre in genres if genre_key(genre) not in present)
+    if ours or same_genres(item.genres, genres):
+        return genres
+    return f"has {', '.join(theirs)} already"
+
+
+def _is_junk(genre: str) -> bool:
+    return is_junk_genre(genre) or all(map(is_junk_genre, split_genres(genre)))
+
+
+def _group(pairs: Iterable[tuple[int, T]]) -> dict[int, list[T]]:
+    groups: dict[int, list[T]] = defaultdict(list)
+    for key, one in pairs:
+        groups[key].append(one)
+    return groups

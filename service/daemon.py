@@ -1,0 +1,441 @@
+"""The daemon: builds everything once, keeps the worker in step, and ends cleanly.
+
+    folders, webhook, alerts, clock, command line  ->  jobs in the store  ->  worker process
+                                                                       \\->  Plex, in a thread
+
+This process stays light: it loads no model and decodes nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from itertools import chain, islice
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from reclass_plex import upkeep
+from reclass_plex.config import Config, load_config
+from reclass_plex.credentials import read_plex_token, webhook_key
+from reclass_plex.ensemble import Ensemble
+from reclass_plex.errors import ConfigError, StoreError, printable
+from reclass_plex.files import open_lock
+from reclass_plex.hours import quiet_until
+from reclass_plex.jobs import Job, Jobs, State
+from reclass_plex.reconcile import reconcile
+from reclass_plex.remote import (
+    FolderStatus,
+    ReclassifyResult,
+    Status,
+    remove_daemon_file,
+    write_daemon_file,
+)
+from reclass_plex.selection import Selection, select_tracks
+from reclass_plex.store import Store
+from reclass_plex.sync import Wanted
+from service.alerts import AlertListener
+from service.hints import Hint
+from service.notify import notify, watchdog_seconds
+from service.plex_worker import PlexWorker
+from service.schedule import Schedule
+from service.supervisor import Supervisor
+from service.watch import Anchor, FolderWatch
+from service.web.app import create_app
+from service.web.server import WebServer
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+LOOK_SECONDS = 2.0  # between looks into the queue for what other processes put there
+STATUS_SECONDS = 5.0  # between lines of status to systemd
+SAMPLE = 20  # paths shown of a selection
+RECLASSIFY = "reclassify"
+
+
+class Daemon:
+    """Everything that runs. `run` returns when asked to stop, by signal or by `stop`."""
+
+    def __init__(self, config: Config, config_file: Path | None) -> None:
+        self._config = config
+        self._config_file = config_file
+        self._started = time.time()
+        self._stopping = threading.Event()
+        self._reloading = threading.Event()
+        self._poked = threading.Event()  # something was put in line
+        self._paused = False
+        self._ready = False
+        self._next_look = self._next_status = 0.0
+        self._work_due = False
+        self._anchors: dict[Path, Anchor] = {}  # of the reconcile; each watch has its own
+
+    def run(self) -> None:
+        """Build everything, work until asked to stop, and end it all.
+
+        Raises ConfigError and StoreError when it cannot start.
+        """
+        store_path = self._config.store.resolve()
+        with ExitStack() as stack:
+            self._store = stack.enter_context(Store.open(store_path))
+            stack.enter_context(_only_daemon(store_path))
+            self._jobs = Jobs(self._store)
+            self._wanted = Wanted(self._store)
+            # There is one daemon and it has no worker yet: whoever holds a job is dead.
+            self._jobs.release(self._jobs.owners(), time.time())
+            self._models = Ensemble(self._config.ensemble).fingerprint
+            self._supervisor = Supervisor(self._jobs, self._config, store_path)
+            stack.callback(self._supervisor.stop)
+            self._plex = PlexWorker(
+                self._store, self._jobs, self._config, self._read_token, self._poke
+            )
+            self._plex.start()
+            stack.callback(self._plex.stop)
+            self._watches: list[FolderWatch] = []
+            stack.callback(self._stop_watches)
+            self._start_watches()
+            self._alerts: AlertListener | None = None
+            self._refused_token: str | None = None
+            stack.callback(self._stop_alerts)
+            self._serve(stack, store_path)
+            self._schedule = Schedule(
+                self._config.schedule,
+                {
+                    "reconcile": self._reconcile,
+                    "plex": lambda stopping: self._plex.ask_recent(time.time()),
+                    "maintenance": self._maintain,
+                },
+                catch_up=upkeep.is_overdue(store_path, time.time()),
+            )
+            self._schedule.start()
+            stack.callback(self._schedule.stop)
+            self._ready = True
+            notify("READY=1", f"STATUS={self._describe()}")
+            log.info("reclass-plexd %s is ready", version("reclass-plex"))
+            try:
+                self._loop()
+            finally:
+                notify("STOPPING=1")
+                log.info("stopping")
+                self._ready = False
+
+    def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Ask it to end; also a signal's handler."""
+        self._stopping.set()
+        self._poked.set()
+
+    def ask_reload(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Ask it to read its configuration again; also a signal's handler."""
+        self._reloading.set()
+        self._poked.set()
+
+    # The loop
+
+    def _loop(self) -> None:
+        alive = watchdog_seconds()
+        next_alive = 0.0
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if self._reloading.is_set():
+                self._reloading.clear()
+                self._reload()
+            self.step(now)
+            if alive is not None and now >= next_alive:
+                notify("WATCHDOG=1")
+                next_alive = now + alive / 3
+            self._poked.wait(TICK_SECONDS)
+
+    def step(self, now: float) -> None:
+        """Keep the worker in step with what is to be done; `now` is of a steady clock."""
+        if self._poked.is_set() or now >= self._next_look:
+            poked = self._poked.is_set()
+            self._poked.clear()
+            self._next_look = now + LOOK_SECONDS
+            due = self._jobs.next_due(time.time())
+            self._work_due = due is not None and due <= time.time()
+            if poked or self._work_due:
+                self._supervisor.wake()
+            if self._alerts is not None and self._refused_token is not None:
+                self._stop_alerts()  # the Plex worker says so, and sees when there is another
+            self._mind_alerts()
+        # Files that settle will be work in a moment: the models may load meanwhile.
+        wanted = self._work_due or any(watch.settling for watch in self._watches)
+        self._supervisor.step(now, wanted=wanted, allowed=self._why_not() is None)
+        if now >= self._next_status:
+            self._next_status = now + STATUS_SECONDS
+            notify(f"STATUS={self._describe()}")
+
+    def _why_not(self) -> Literal["paused", "quiet"] | None:
+        if self._paused:
+            return "paused"
+        if quiet_until(time.time(), self._config.worker.quiet_hours) is not None:
+            return "quiet"
+        return None
+
+    def _describe(self) -> str:
+        """Return a line for systemctl status."""
+        counts = self._jobs.counts()
+        in_line = counts["waiting"] + counts["ready"] + counts["running"] + counts["writing"]
+        state = self._why_not() or ("working" if in_line else "idle")
+        return f"{state}; {in_line} in line, {counts['failed']} failed"
+
+    # Sources of jobs
+
+    def _start_watches(self) -> None:
+        options = self._config.watch
+        for folder in options.folders:
+            watch = FolderWatch(
+                folder,
+                self._take_news,
+                self._is_known,
+                settle_seconds=options.settle_seconds,
+                poll_seconds=options.poll_seconds,
+                always_poll=options.always_poll,
+            )
+            watch.start()
+            self._watches.append(watch)
+        if not options.folders:
+            log.warning("watch.folders is empty: only Plex tells of new music")
+
+    def _stop_watches(self) -> None:
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.stop(timeout=2)
+
+    def _take_news(self, path: Path, reason: str) -> None:
+        if reason == "gone":
+            self._jobs.forget(path)
+            self._wanted.forget_below(path)
+        else:
+            self._jobs.enqueue([path], reason, time.time())
+            self._poke()
+
+    def _is_known(self, path: Path, size: int, mtime_ns: int) -> bool:
+        known = self._store.known_files([path], self._models)
+        return any(
+            (track.size, track.mtime_ns) == (size, mtime_ns)
+            and (track.digest is not None or track.error is not None)
+            for track in known
+        )
+
+    def _mind_alerts(self) -> None:
+        """Listen to the server's notices once it is known to be there and to accept the token."""
+        options = self._config.plex
+        if self._alerts is not None or not options.url or not options.alerts:
+            return
+        if self._plex.status().state != "connected":
+            return
+        token = self._read_token()
+        if token == self._refused_token:
+            return
+
+        def refused() -> None:
+            self._refused_token = token
+
+        self._alerts = AlertListener(
+            options.url,
+            token,
+            self.hint,
+            on_connect=lambda: self._plex.ask_recent(time.time()),
+            on_unauthorized=refused,
+        )
+        self._alerts.start()
+
+    def _stop_alerts(self) -> None:
+        alerts, self._alerts = self._alerts, None
+        if alerts is not None:
+            alerts.stop()
+
+    def _reconcile(self, stopping: threading.Event) -> None:
+        """Compare all folders with the store. One thread at a time: the schedule sees to that."""
+        for watch in self._watches:
+            self._anchors.setdefault(watch.root, Anchor(watch.root))
+        for watch in self._watches:  # what changes while we look is heard
+            watch.armed.wait(10)
+        reconcile(
+            [watch.root for watch in self._watches],
+            self._store,
+            self._jobs,
+            is_healthy=self._is_healthy,
+            settle_seconds=self._config.watch.settle_seconds,
+            should_stop=stopping.is_set,
+        )
+        self._poke()
+
+    def _is_healthy(self, folder: Path) -> bool:
+        """Tell whether a folder is all there at this moment, so that what is not there is gone."""
+        return any(
+            watch.root == folder
+            and watch.paused is None
+            and watch.armed.is_set()
+            and self._anchors[folder].look()[0] is None
+            for watch in self._watches
+        )
+
+    def _maintain(self, stopping: threading.Event) -> None:
+        upkeep.care_for(
+            self._store,
+            self._jobs,
+            time.time(),
+            keep_undo_days=self._config.schedule.keep_undo_days,
+            should_stop=stopping.is_set,
+        )
+
+    def _poke(self) -> None:
+        self._poked.set()
+
+    def _read_token(self) -> str:
+        return read_plex_token(self._config.plex, self._config_file)
+
+    # The interface for webhooks and commands (service.web.app.Control)
+
+    def _serve(self, stack: ExitStack, store_path: Path) -> None:
+        token = secrets.token_urlsafe(24)
+        key = webhook_key(store_path)
+        app = create_app(self, webhook_key=key, api_token=token, host=self._config.web.host)
+        server = WebServer(app, self._config.web)
+        server.start()
+        stack.callback(server.stop)
+        write_daemon_file(store_path, server.url, token)
+        stack.callback(remove_daemon_file, store_path)
+
+    def status(self) -> Status:
+        """Return what the daemon does."""
+        counts = self._jobs.counts()
+        why = self._why_not()
+        busy = counts["running"] + counts["writing"] + counts["ready"]
+        state: Literal["working", "idle", "paused", "quiet", "waiting"]
+        if why is not None:
+            state = why
+        elif self._supervisor.problem is not None:
+            state = "waiting"
+        else:
+            state = "working" if busy else "idle"
+        return Status(
+            version=version("reclass-plex"),
+            state=state,
+            why=self._supervisor.problem,
+            jobs=counts,
+            plex=self._plex.status(),
+            folders=tuple(_folder_status(watch) for watch in self._watches),
+            models_loaded=self._supervisor.running,
+            tracks_done=self._jobs.count_since(self._started),
+            since=self._started,
+        )
+
+    def pause(self) -> None:
+        """Stop after the tracks in hand."""
+        log.info("paused")
+        self._paused = True
+        self._poke()
+
+    def resume(self) -> None:
+        """Go on."""
+        log.info("going on")
+        self._paused = False
+        self._poke()
+
+    def reclassify(self, selection: Selection, dry_run: bool) -> ReclassifyResult:
+        """Put tracks in line again, or only count them."""
+        tracks = select_tracks(
+            self._store,
+            selection,
+            self._models,
+            self._plex.library_folders if self._config.plex.url else None,
+            self._stopping.is_set,
+        )
+        if dry_run:
+            return _count(tracks)
+        sample = list(islice(tracks, SAMPLE))
+        count = 0
+        rest = chain(sample, tracks)
+        while batch := list(islice(rest, 500)):
+            self._jobs.enqueue(batch, RECLASSIFY, time.time(), bulk=True)
+            count += len(batch)
+            self._poke()
+        log.info("%d tracks were put in line to be classified again", count)
+        return ReclassifyResult(count=count, sample=tuple(sample))
+
+    def list_jobs(self, states: Collection[State], limit: int, offset: int) -> list[Job]:
+        """Return jobs in these states, the latest change first."""
+        return self._jobs.list_jobs(*states, limit=limit, offset=offset)
+
+    def revive(self, ids: Collection[int] | None) -> int:
+        """Put dead letters back in line, all of them without `ids`; return how many."""
+        count = self._jobs.revive(time.time(), ids)
+        self._poke()
+        return count
+
+    def hint(self, hint: Hint) -> None:
+        """Take a hint: where in Plex something may be new."""
+        self._plex.hint(hint)
+
+    def server_uuid(self) -> str | None:
+        """Return our Plex server's machineIdentifier, if known."""
+        return self._plex.server_uuid
+
+    def ready(self) -> bool:
+        """Tell whether the daemon has started."""
+        return self._ready
+
+    # The configuration
+
+    def _reload(self) -> None:
+        """Read the configuration again; one that is wrong changes nothing."""
+        try:
+            config = load_config(self._config_file)
+        except ConfigError as error:
+            log.error("not reloaded, the former configuration holds: %s", error)
+            return
+        former, self._config = self._config, config
+        for name in ("store", "web"):
+            if getattr(former, name) != getattr(config, name):
+                log.warning("%s: what changed here counts from the next restart on", name)
+                config = config.model_copy(update={name: getattr(former, name)})
+        self._config = config
+        self._models = Ensemble(config.ensemble).fingerprint
+        if former != config:
+            self._supervisor.reload(config)
+        self._schedule.reload(config.schedule)
+        if (former.plex, former.policy) != (config.plex, config.policy):
+            self._stop_alerts()
+            self._plex.reload(config)
+        self._plex.wake()  # the token may be another
+        if former.watch.folders != config.watch.folders and "INVOCATION_ID" in os.environ:
+            log.warning("watch.folders: the service may write there from its next restart on")
+        if former.watch != config.watch:
+            self._stop_watches()
+            self._start_watches()
+            self._schedule.run_soon("reconcile")
+        log.info("the configuration was read again")
+
+
+@contextmanager
+def _only_daemon(store_path: Path) -> Iterator[None]:
+    """Hold the right to be the daemon of a store. Raises StoreError if there is one."""
+    with open_lock(store_path.with_name(store_path.name + ".daemon")) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"a reclass-plexd runs already with the store {printable(store_path)}: stop it"
+                " first (systemctl stop reclass-plex), or use another store"
+            ) from error
+        yield
+
+
+def _folder_status(watch: FolderWatch) -> FolderStatus:
+    if watch.paused is not None:
+        return FolderStatus(path=watch.root, state="paused", why=watch.paused)
+    return FolderStatus(path=watch.root, state="polling" if watch.polling else "watching")
+
+
+def _count(tracks: Iterator[Path]) -> ReclassifyResult:
+    sample = tuple(islice(tracks, SAMPLE))
+    return ReclassifyResult(count=len(sample) + sum(1 for _ in tracks), sample=sample)

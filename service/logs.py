@@ -1,0 +1,21 @@
+"""How the daemon and its worker log: one line an event, on standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+_CHATTY = ("alembic", "apscheduler", "asyncio", "multipart", "plexapi", "urllib3", "watchdog")
+
+
+def log_format() -> str:
+    """Return the form of a line. Under systemd the journal has its own times."""
+    return "%(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(message)s"
+
+
+def set_up_log(level: int) -> None:
+    """Log to standard error; of the libraries only what is wrong."""
+    logging.basicConfig(level=level, format=log_format(), stream=sys.stderr)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)

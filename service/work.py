@@ -1,0 +1,142 @@
+"""The worker's process: reads its orders from standard input, works, and ends when idle.
+
+The first line of standard input is the order (`Order`, JSON). Every further line means that there
+may be work; its end means that the daemon is gone, so that this process shall be, too.
+
+Exit status: 0 idle for long enough, or asked to stop; EX_TEMPFAIL the GPU failed and a new process
+may do better; EX_CONFIG what only the user can mend. Anything else is a crash.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from pydantic import BaseModel
+
+from reclass_plex.config import Config
+from reclass_plex.errors import ConfigError, DeviceError, ModelError, ReclassError, StoreBusy
+from reclass_plex.store import Store
+from service.decoders import Decoders
+from service.logs import set_up_log
+from service.worker import Worker, count_cores
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT = 2.0  # seconds between looks into the store: what other processes put there
+ERROR_PAUSE = 10.0  # seconds after an error that is nobody's fault (a full disk)
+
+
+class Order(BaseModel):
+    """What the daemon starts a worker with."""
+
+    config: Config
+    store: Path
+    device: Literal["auto", "cpu", "cuda"]
+    log_level: int = logging.INFO
+
+
+class _Signals:
+    """What came in from outside, until it is looked at."""
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self.woken = threading.Event()
+
+    def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """End after the file in hand."""
+        self.stopping.set()
+        self.woken.set()
+
+    def read(self, orders: io.FileIO) -> None:
+        """Take lines until there is nobody any more to send them."""
+        while orders.readline():
+            self.woken.set()
+        self.stop()
+
+
+def main() -> int:
+    """Work as ordered; return the exit status."""
+    signals = _Signals()
+    signal.signal(signal.SIGTERM, signals.stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which tells us
+    orders = io.FileIO(0, closefd=False)  # a buffer would be locked by its reader at the end
+    order = Order.model_validate_json(orders.readline())
+    set_up_log(order.log_level)
+    threading.Thread(target=signals.read, args=(orders,), name="orders", daemon=True).start()
+    gc.set_threshold(100_000)
+    try:
+        return _work(order, signals)
+    except DeviceError as error:
+        log.error("%s", error)
+        return os.EX_TEMPFAIL
+    except (ConfigError, ModelError) as error:
+        log.error("%s", error)
+        return os.EX_CONFIG
+
+
+def _work(order: Order, signals: _Signals) -> int:
+    from reclass_plex.device import choose_device
+    from reclass_plex.ensemble import Ensemble
+    from reclass_plex.sync import Wanted
+
+    options = order.config.worker
+    ensemble = Ensemble(order.config.ensemble, choose_device(order.device))
+    ensemble.load()
+    decoders = Decoders(options.decoders or min(4, count_cores()))
+    with Store.open(order.store) as store:
+        worker = Worker(
+            store,
+            order.config,
+            ensemble,
+            threads=count_cores(),
+            decode=decoders.decode,
+            wanted=Wanted(store) if order.config.plex.url else None,
+            should_stop=signals.stopping.is_set,
+            sleep=signals.stopping.wait,
+        )
+        try:
+            _loop(worker, signals, options.idle_minutes * 60)
+        finally:
+            decoders.close()
+            worker.close()
+    return 0
+
+
+def _loop(worker: Worker, signals: _Signals, idle_seconds: float) -> None:
+    """Work until there was nothing to do for `idle_seconds`, or asked to stop."""
+    busy = time.monotonic()
+    while not signals.stopping.is_set():
+        signals.woken.clear()
+        try:
+            worked = worker.step(time.time())
+        except (DeviceError, ConfigError, ModelError):
+            raise
+        except Exception as error:  # the only place where a track may not end the process
+            if isinstance(error, StoreBusy):
+                log.info("%s", error)
+            elif isinstance(error, ReclassError):
+                log.error("%s", error)
+            else:
+                log.exception("the worker failed; it goes on in %.0f s", ERROR_PAUSE)
+            signals.stopping.wait(ERROR_PAUSE)
+            continue
+        if worked:
+            busy = time.monotonic()
+        elif time.monotonic() - busy > idle_seconds:
+            return
+        else:
+            signals.woken.wait(LONGEST_WAIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

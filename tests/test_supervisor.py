@@ -1,0 +1,244 @@
+"""The worker's process is kept as it should be: real processes that behave, die and hang."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reclass_plex.config import Config
+from reclass_plex.jobs import Jobs
+from reclass_plex.store import Store
+from service import supervisor as module
+from service.supervisor import Supervisor
+
+WAIT_SECONDS = 20.0
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    with Store.open(tmp_path / "store.sqlite") as store:
+        yield Jobs(store)
+
+
+@pytest.fixture
+def make(tmp_path: Path, jobs: Jobs) -> Iterator[Callable[..., Supervisor]]:
+    made: list[Supervisor] = []
+
+    def make_one(script: str, **worker: object) -> Supervisor:
+        config = Config.model_validate({"worker": worker})
+        # Each life leaves a line in `lives`: its order's device.
+        path = tmp_path / f"worker{len(made)}.py"
+        path.write_text(
+            "import json, os, signal, sys, time\n"
+            "order = json.loads(sys.stdin.readline())\n"
+            f"with open({str(tmp_path / 'lives')!r}, 'a') as lives:\n"
+            "    print(order['device'], file=lives)\n" + script
+        )
+        made.append(
+            Supervisor(jobs, config, tmp_path / "store.sqlite", command=[sys.executable, str(path)])
+        )
+        return made[-1]
+
+    yield make_one
+    for one in made:
+        one.stop()
+
+
+def lives(tmp_path: Path) -> list[str]:
+    try:
+        return (tmp_path / "lives").read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+def step_until(one: Supervisor, condition: Callable[[], bool], *, wanted: bool = True) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        one.step(time.monotonic(), wanted=wanted)
+        time.sleep(0.01)
+
+
+def test_it_runs_only_while_there_is_work(make: Callable[..., Supervisor], tmp_path: Path) -> None:
+    one = make("sys.stdin.readline()")  # ends when it is woken
+    one.step(time.monotonic(), wanted=False)
+    assert not one.running
+    step_until(one, lambda: len(lives(tmp_path)) == 1)
+    assert one.running
+    one.wake()
+    step_until(one, lambda: not one.running, wanted=False)
+    assert lives(tmp_path) == ["auto"]
+    assert one.problem is None
+
+
+def test_one_that_dies_is_started_again_and_its_tracks_come_back(
+    make: Callable[..., Supervisor],
+    jobs: Jobs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.2)
+    jobs.enqueue([tmp_path / "a.flac"], "test", time.time())
+    jobs.claim(1, time.time(), owner="somebody", lease=1000)
+    one = make("os.kill(os.getpid(), signal.SIGKILL)")
+    one._pause = 0.2
+    step_until(one, lambda: len(lives(tmp_path)) == 3)
+    assert jobs.counts()["ready"] == 1
+    job = jobs.find(tmp_path / "a.flac")
+    assert job is not None
+    assert job.deaths == 1
+
+
+def test_pauses_between_deaths_grow(make: Callable[..., Supervisor], tmp_path: Path) -> None:
+    one = make("sys.exit(3)")
+    now = 1000.0
+    starts: list[float] = []
+    while len(starts) < 4:
+        one.step(now, wanted=True)
+        if one.running:
+            starts.append(now)
+            assert one._process is not None
+            one._process.wait(WAIT_SECONDS)
+        now += 0.5
+    gaps = [after - before for before, after in zip(starts[:-1], starts[1:], strict=True)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] >= 4
+
+
+def test_it_is_ended_politely_when_not_allowed(
+    make: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    mark = tmp_path / "ended"
+    one = make(
+        f"signal.signal(signal.SIGTERM, lambda *_: (open({str(mark)!r}, 'w'), sys.exit(0)))\n"
+        "time.sleep(60)"
+    )
+    step_until(one, lambda: len(lives(tmp_path)) == 1)
+    time.sleep(0.3)  # until it has its handler
+    one.step(time.monotonic(), wanted=True, allowed=False)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while one.running:
+        assert time.monotonic() < deadline
+        one.step(time.monotonic(), wanted=True, allowed=False)
+        time.sleep(0.01)
+    assert mark.exists()
+
+
+def test_one_that_does_not_end_is_killed(
+    make: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.5)
+    one = make("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)")
+    step_until(one, lambda: len(lives(tmp_path)) == 1)
+    time.sleep(0.3)
+    began = time.monotonic()
+    one.stop()
+    assert not one.running
+    assert time.monotonic() - began < 5
+
+
+def test_one_whose_leases_end_is_killed(
+    make: Callable[..., Supervisor], jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    one = make("time.sleep(600)")
+    step_until(one, lambda: len(lives(tmp_path)) == 1)
+    first = one._process
+    jobs.enqueue([tmp_path / "a.flac"], "test", time.time())
+    jobs.claim(1, time.time(), owner="it", lease=0.1)
+    step_until(one, lambda: one._process is not first)
+    assert jobs.counts()["ready"] == 1
+
+
+def test_a_gpu_that_fails_twice_gives_way_to_the_cpu_and_is_tried_again_later(
+    make: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    one = make("sys.exit(os.EX_TEMPFAIL if order['device'] != 'cpu' else 0)")
+    now = 1000.0
+
+    def live_once(at: float) -> float:
+        before = len(lives(tmp_path))
+        while len(lives(tmp_path)) == before or one.running:
+            one.step(at, wanted=len(lives(tmp_path)) == before)
+            at += 0.05
+            time.sleep(0.005)
+        return at
+
+    for _ in range(3):
+        now = live_once(now)
+    assert lives(tmp_path) == ["auto", "auto", "cpu"]
+    now += module.CPU_SECONDS
+    live_once(now)
+    assert lives(tmp_path)[3] == "auto"
+
+
+def test_without_leave_the_cpu_does_not_take_over(
+    make: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    one = make("sys.exit(os.EX_TEMPFAIL)", cpu_fallback=False)
+    one._gpu_failures = module.FRESH_CONTEXTS - 1
+    step_until(one, lambda: one.problem is not None)
+    assert "cpu_fallback" in str(one.problem)
+    one.step(time.monotonic() + 60, wanted=True)
+    assert not one.running
+
+
+def test_what_only_the_user_can_mend_waits_for_a_reload(
+    make: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    one = make("sys.exit(os.EX_CONFIG)")
+    step_until(one, lambda: one.problem is not None)
+    one.step(time.monotonic() + 1e6, wanted=True)
+    assert not one.running
+    one.reload(Config())
+    step_until(one, lambda: len(lives(tmp_path)) == 2)
+
+
+def test_the_real_worker_says_what_is_wrong(tmp_path: Path, jobs: Jobs) -> None:
+    """`python -m service --worker`, asked for a GPU that is not there."""
+    import subprocess
+
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    order = {
+        "config": Config().model_dump(mode="json"),
+        "store": str(tmp_path / "store.sqlite"),
+        "device": "cuda",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "--worker"],
+        input=json.dumps(order) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == os.EX_TEMPFAIL, done.stderr
+    assert "worker.device is cuda" in done.stderr
+
+
+def test_the_real_worker_ends_with_the_daemon(tmp_path: Path, jobs: Jobs) -> None:
+    import subprocess
+
+    order = {
+        "config": Config().model_dump(mode="json"),
+        "store": str(tmp_path / "store.sqlite"),
+        "device": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "--worker"],
+        input=json.dumps(order) + "\n",  # and then standard input ends
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
