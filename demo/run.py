@@ -192,12 +192,17 @@ def main() -> None:
             _stay(url)
             return
         console.print("[bold]$ reclass-plex undo[/bold]")
-        for result in reclass_plex("undo", "--yes"):
-            name = Path(str(result.get("path") or result.get("item"))).name
-            console.print(f"  {name}: {result['how']}")
+        results = reclass_plex("undo", "--yes")
+        for result in results:
+            if "path" in result:
+                console.print(f"  {Path(str(result['path'])).name}: {result['how']}")
+        items = [str(result["item"]).split()[0] for result in results if "item" in result]
+        console.print(f"  in Plex: {items.count('track')} tracks, {items.count('album')} albums")
         if hash_files(copies) != before:
             sys.exit("error: undo did not restore every file")
-        console.print("\n[green]every file is again what it was, byte for byte[/green]")
+        if any(genres != ("-", "-") for genres in in_plex(url).values()):
+            sys.exit("error: undo did not restore Plex")
+        console.print("\n[green]every file is again what it was, byte for byte; Plex too[/green]")
     console.print("Your own music: .venv/bin/reclass-plex tag ~/Music --dry-run")
 
 

@@ -9,7 +9,8 @@ import enum
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ from reclass_plex.cli_options import (
     full_path,
     repair_files,
 )
+from reclass_plex.config import Config
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, FileError, ReclassError, printable
 from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files
@@ -162,7 +164,9 @@ def tag(
             should_stop=should_stop,
         )
         counts = {"written": 0, "kept": 0, "failed": 0}
+        want = _plex_sink(store, config, run_id)
         for result in console.follow(results, len(found), "tagging"):
+            want(result)
             _count_and_print(result, counts, dry_run=dry_run, as_json=as_json, verbose=verbose)
         if run_id is not None:
             store.finish_run(run_id)
@@ -175,6 +179,23 @@ def tag(
             if run_id is not None and counts["written"]:
                 console.say(f"take it back with: reclass-plex undo --run {run_id}")
         exit_if(should_stop(), counts["failed"])
+
+
+def _plex_sink(
+    store: Store, config: Config, run_id: int | None
+) -> Callable[[pipeline.TrackResult], object]:
+    """Return what notes a track's genres for Plex, where the daemon will write them."""
+    if config.plex.url is None or run_id is None:
+        return lambda result: None
+    from reclass_plex.sync import Wanted, WantedGenres
+
+    wanted = Wanted(store)
+
+    def want(result: pipeline.TrackResult) -> None:
+        if result.written and (genres := pipeline.genres_for_plex(result)):
+            wanted.want([WantedGenres(result.path, genres, run_id)], time.time())
+
+    return want
 
 
 def _count_and_print(

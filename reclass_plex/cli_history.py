@@ -81,10 +81,8 @@ def undo(
         if not entries and not edits:
             console.say("there is nothing to undo", to=console.err)
             return
-        count = f"{len(entries)} changes of files" + (
-            f", and edits in Plex ({edits} at most)" if edits else ""
-        )
-        confirm(f"Take back {count}?", yes)
+        also = f", and at most {edits} edits in Plex" if edits else ""
+        confirm(f"Take back {len(entries)} changes of files{also}?", yes)
         kept = _undo_files(store, entries, config, should_stop, as_json=as_json) if entries else 0
         if edits and not should_stop():
             kept += _undo_plex(store, wanted, config, config_file, as_json=as_json)

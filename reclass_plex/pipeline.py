@@ -23,10 +23,18 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from reclass_plex.config import Config, TagOptions
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.errors import FileError, NotAudio, TagsUnsupported
+from reclass_plex.errors import FileError, NotAudio, RetryLater, TagsUnsupported
 from reclass_plex.files import FoundFile
 from reclass_plex.policy import plan_tags
-from reclass_plex.records import Embedding, Excerpt, TagPlan, Track, Verdict, Waveform
+from reclass_plex.records import (
+    Embedding,
+    Excerpt,
+    GenreScore,
+    TagPlan,
+    Track,
+    Verdict,
+    Waveform,
+)
 from reclass_plex.store import KnownTrack, Store
 
 if TYPE_CHECKING:
@@ -341,6 +349,21 @@ def write_album(
                 yield replace(result, written=written)
             except FileError as error:
                 yield replace(result, error=error)
+
+
+def genres_for_plex(result: TrackResult) -> tuple[GenreScore, ...]:
+    """Return what a track shall show in Plex: the genres of its file, or that it should have had.
+
+    Nothing where no genre could be decided on, or where the file is to be tried again: it comes
+    first. The user's own genres count with certainty.
+    """
+    plan, verdict = result.plan, result.verdict
+    if plan is None or verdict is None or plan.undecided or isinstance(result.error, RetryLater):
+        return ()
+    if plan.after is None:
+        return tuple(GenreScore(name, 1.0) for name in plan.before)
+    heard = {score.name: score.confidence for score in verdict.genres}
+    return tuple(GenreScore(name, heard.get(name, plan.confidence)) for name in plan.after)
 
 
 def _as_track(known: KnownTrack) -> Track:

@@ -25,7 +25,6 @@ from reclass_plex.errors import FileError, Hardlinked, RetryLater, StoreBusy, pr
 from reclass_plex.files import FoundFile, process_token
 from reclass_plex.jobs import Job, Jobs
 from reclass_plex.pipeline import Analysed, Decode, TrackResult
-from reclass_plex.records import GenreScore
 from reclass_plex.store import KnownTrack, Store
 from reclass_plex.sync import Wanted, WantedGenres
 
@@ -162,22 +161,10 @@ class Worker:
         return self._store.album_mates(albums, paths, self._ensemble.fingerprint)
 
     def _want(self, result: TrackResult) -> None:
-        """Ask for the track's genres in Plex: those of the file, or that it should have had."""
-        if self._wanted is None or result.plan is None or result.verdict is None:
-            return
-        if isinstance(result.error, RetryLater):
-            return  # the file comes first
-        plan = result.plan
-        genres = plan.before if plan.after is None else plan.after
-        if plan.undecided or not genres:
-            return
-        heard = {score.name: score.confidence for score in result.verdict.genres}
-        scores = [GenreScore(name, heard.get(name, plan.confidence)) for name in genres]
-        if plan.after is None:  # the user's own
-            scores = [GenreScore(name, 1.0) for name in genres]
-        self._wanted.want(
-            [WantedGenres(result.path, tuple(scores), self._start_run())], time.time()
-        )
+        genres = pipeline.genres_for_plex(result)
+        if self._wanted is not None and genres:
+            wish = WantedGenres(result.path, genres, self._start_run())
+            self._wanted.want([wish], time.time())
 
     def _settle(self, job: Job, result: TrackResult) -> None:
         plan, error = result.plan, result.error
