@@ -4,7 +4,9 @@ A file is passed on when
 1. its name is that of music, and not one of our temporary copies or a NAS's own files;
 2. its size and mtime rest for `settle_seconds`;
 3. nobody has it open for writing, as far as /proc tells (at most for `OPEN_PATIENCE_SECONDS`);
-4. the store does not know it with just this size and mtime: our own writes are no news.
+4. the store does not know it with just this size and mtime: our own writes are no news;
+5. no other file in its folder is still on its way (at most for `ALBUM_SECONDS`): the tracks of an
+   album that is being downloaded are to vote together.
 
 `Settling` decides that and knows neither clock nor thread. `FolderWatch` feeds it for one folder,
 in a thread of its own, so that a network mount that hangs stops nobody else. The sink is called
@@ -63,6 +65,7 @@ SETTLE_SECONDS = 10.0
 POLL_SECONDS = 60.0
 POLL_SHARE = 50  # a walk through the folder takes at most this part (1/50) of the time
 OPEN_PATIENCE_SECONDS = 600.0  # torrent clients keep finished files open for writing
+ALBUM_SECONDS = 300.0  # a file that rests waits for others that come into its folder
 ANCHOR_SECONDS = 2.0  # between looks whether the folder is still the one that it was
 SPARE_SECONDS = 60.0  # between looks whether the kernel still takes watches
 TICK_SECONDS = 0.5
@@ -107,9 +110,10 @@ class Settling:
         # All wait equally long, so the order of insertion is that in which they are due.
         self._pending: OrderedDict[Path, _Pending] = OrderedDict()
         self._passed: OrderedDict[Path, tuple[int, int]] = OrderedDict()
+        self._rested: dict[Path, float] = {}  # wait for their folder, since when
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._pending) + len(self._rested)
 
     def notice(self, path: Path, now: float) -> None:
         """Something happened to `path`: look at it when it has rested."""
@@ -143,11 +147,26 @@ class Settling:
                 continue  # a walk reports it with its cause
             elif self._passed.get(path) != entry.stamp and not self._is_known(path, *entry.stamp):
                 self._remember(path, entry.stamp)
-                news.append(News(path, "new"))
+                self._rested.setdefault(path, now)
         for item in news:
-            if item.reason == "gone":
-                self._passed.pop(item.path, None)
-        return news
+            self._passed.pop(item.path, None)
+            self._rested.pop(item.path, None)
+        return news + self._complete(now)
+
+    def _complete(self, now: float) -> list[News]:
+        """Return what rests and need not wait any more for others in its folder."""
+        if not self._rested:
+            return []
+        busy = {path.parent for path, entry in self._pending.items() if entry.stamp is not None}
+        complete = [
+            path
+            for path, since in self._rested.items()
+            if path not in self._pending
+            and (path.parent not in busy or now - since >= ALBUM_SECONDS)
+        ]
+        for path in complete:
+            del self._rested[path]
+        return [News(path, "new") for path in complete]
 
     def _remember(self, path: Path, stamp: tuple[int, int]) -> None:
         self._passed.pop(path, None)

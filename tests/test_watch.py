@@ -23,6 +23,7 @@ from reclass_plex.files import Replacement, temporary_name
 from reclass_plex.mounts import network_mounts
 from reclass_plex.store import Store
 from service.watch import (
+    ALBUM_SECONDS,
     HEARS_ALL_SINCE,
     OPEN_PATIENCE_SECONDS,
     Anchor,
@@ -148,7 +149,8 @@ def test_a_growing_file_waits_until_it_rests(tmp_path: Path) -> None:
 
 
 def test_an_event_prolongs_the_rest(tmp_path: Path) -> None:
-    first, second = tmp_path / "1.mp3", tmp_path / "2.mp3"
+    first, second = tmp_path / "1.mp3", tmp_path / "another album" / "2.mp3"
+    second.parent.mkdir()
     first.touch()
     second.touch()
     settling = Settling(10, nothing_known)
@@ -191,6 +193,62 @@ def test_a_file_open_for_writing_waits_but_not_for_ever(tmp_path: Path) -> None:
         settling.notice(path, 2000)
         assert settling.step(2010) == []
     assert settling.step(2020) == [News(path, "new")]
+
+
+def test_an_album_that_is_coming_in_is_passed_on_together(tmp_path: Path) -> None:
+    settling = Settling(10, lambda *_: False)
+    first, second = tmp_path / "1.flac", tmp_path / "2.flac"
+    other = tmp_path / "other" / "x.flac"
+    other.parent.mkdir()
+    first.write_bytes(b"1")
+    other.write_bytes(b"1")
+    settling.notice(first, 0)
+    settling.notice(other, 0)
+    second.write_bytes(b"2")
+    settling.notice(second, 6)
+    assert settling.step(10) == [News(other, "new")]
+    assert len(settling) == 2
+    assert settling.step(16) == [News(first, "new"), News(second, "new")]
+    assert len(settling) == 0
+
+
+def test_an_album_that_never_ends_is_not_waited_for(tmp_path: Path) -> None:
+    settling = Settling(10, lambda *_: False)
+    first, radio = tmp_path / "1.flac", tmp_path / "radio.flac"
+    first.write_bytes(b"1")
+    radio.write_bytes(b"1")
+    settling.notice(first, 0)
+    now = 0.0
+    news: list[News] = []
+    while not news:
+        with radio.open("ab") as file:
+            file.write(b"more")
+        settling.notice(radio, now)
+        news = settling.step(now)
+        now += 5
+    assert news == [News(first, "new")]
+    assert ALBUM_SECONDS <= now <= ALBUM_SECONDS + 20
+
+
+def test_what_changes_or_goes_while_it_waits_for_its_album(tmp_path: Path) -> None:
+    settling = Settling(10, lambda *_: False)
+    changed, gone, late = (tmp_path / name for name in ("a.flac", "b.flac", "c.flac"))
+    for path in (changed, gone):
+        path.write_bytes(b"1")
+        settling.notice(path, 0)
+    late.write_bytes(b"1")
+    settling.notice(late, 8)
+    assert settling.step(10) == []
+    changed.write_bytes(b"22")
+    settling.notice(changed, 11)
+    gone.unlink()
+    settling.notice(gone, 11)
+    assert settling.step(18) == []
+    assert settling.step(21) == [
+        News(gone, "gone"),
+        News(changed, "new"),
+        News(late, "new"),
+    ]
 
 
 def test_what_the_store_knows_as_it_is_is_no_news(tmp_path: Path) -> None:
