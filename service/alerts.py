@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import requests
 import websocket
 
+from reclass_plex.errors import printable
 from service.hints import Hint, Kind, Sink, rating_key_of
 
 log = logging.getLogger(__name__)
@@ -286,14 +287,9 @@ def _connect(url: str) -> socket.socket:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+    context = _context(url) if secure else None
     plain = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
-    if not secure:
-        return plain
-    try:
-        return _context(url).wrap_socket(plain, server_hostname=host)
-    except BaseException:
-        plain.close()
-        raise
+    return plain if context is None else context.wrap_socket(plain, server_hostname=host)
 
 
 def _context(url: str) -> ssl.SSLContext:
@@ -301,6 +297,8 @@ def _context(url: str) -> ssl.SSLContext:
     with requests.Session() as session:
         trusted = session.merge_environment_settings(url, {}, None, None, None)["verify"]
     where = Path(trusted if isinstance(trusted, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH)
+    if not where.exists():
+        raise OSError(f"{printable(where)}: the trusted certificates are not there")
     if where.is_dir():
         return ssl.create_default_context(capath=where)
     return ssl.create_default_context(cafile=where)

@@ -101,6 +101,7 @@ class Daemon:
             stack.callback(self._stop_watches)
             self._start_watches()
             self._alerts: AlertListener | None = None
+            self._alerts_token = ""  # the one that they listen with
             self._refused_token: str | None = None
             stack.callback(self._stop_alerts)
             self._serve(stack, store_path)
@@ -161,7 +162,7 @@ class Daemon:
             self._work_due = due is not None and due <= time.time()
             if poked or self._work_due:
                 self._supervisor.wake()
-            if self._alerts is not None and self._refused_token is not None:
+            if self._alerts is not None and self._refused_token == self._alerts_token:
                 self._stop_alerts()  # the Plex worker says so, and sees when there is another
             self._mind_alerts()
         # Files that settle will be work in a moment: the models may load meanwhile.
@@ -238,6 +239,7 @@ class Daemon:
         def refused() -> None:
             self._refused_token = token
 
+        self._alerts_token = token
         self._alerts = AlertListener(
             options.url,
             token,

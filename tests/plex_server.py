@@ -933,12 +933,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         key = self.headers.get("Sec-WebSocket-Key", "")
         accept = hashlib.sha1((key + _WEBSOCKET_GUID).encode(), usedforsecurity=False).digest()
-        self.send_response(101)
-        self.send_header("Upgrade", "websocket")
-        self.send_header("Connection", "Upgrade")
-        self.send_header("Sec-WebSocket-Accept", base64.b64encode(accept).decode())
-        self.end_headers()
-        with self.plex.lock:
+        with self.plex.lock:  # who knows that it is connected misses nothing
+            self.send_response(101)
+            self.send_header("Upgrade", "websocket")
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Sec-WebSocket-Accept", base64.b64encode(accept).decode())
+            self.end_headers()
             self.plex._listeners.add(self)
         try:
             while (frame := self._read_frame()) is not None:

@@ -275,7 +275,7 @@ def test_what_is_no_form_is_refused(server: WebServer, daemon: Daemon, content_t
 def test_nobody_else_chooses_the_codec(server: WebServer, daemon: Daemon) -> None:
     daemon.uuid = UUID
     body = form(part("payload", json.dumps(event()).encode("utf-16")))
-    smuggled = f'multipart/form-data; boundary="{BOUNDARY}\\"; charset=utf-16; a=\\""'
+    smuggled = f'multipart/form-data; boundary="{BOUNDARY}\\"; charset=utf-16; a=\\"b\\\\"'
     assert post(server, body, content_type=smuggled) == 400
     assert taken(daemon) == []
 
