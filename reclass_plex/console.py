@@ -80,6 +80,9 @@ class _RateColumn(ProgressColumn):
 @contextmanager
 def showing_progress(total: int | None, verb: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with rate and time left on a terminal; yield what advances it."""
+    if not err.is_terminal:
+        yield lambda count: None
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -88,7 +91,7 @@ def showing_progress(total: int | None, verb: str) -> Iterator[Callable[[int], N
         _RateColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(verb, total=total)
         yield lambda count: progress.advance(task, count)
 
