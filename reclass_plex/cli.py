@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from reclass_plex import changes, cli_daemon, cli_history, console, models, pipeline
+from reclass_plex import changes, cli_daemon, cli_history, cli_models, console, pipeline
 from reclass_plex.cli_options import (
     FAILED,
     LOCK_SECONDS,
@@ -45,8 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="The models that vote.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
+app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_history.app)
 app.add_typer(cli_daemon.app)
 
@@ -307,35 +306,6 @@ def run_doctor(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
             if check.advice:
                 console.say(f"        {check.advice}")
     raise typer.Exit(FAILED if failed else 0)
-
-
-@models_app.command("list")
-def list_models(as_json: AsJson = False) -> None:
-    """List the heads and what each is worth, and the files that they and the encoders are in."""
-    from reclass_plex.heads import load_card
-
-    cards = [load_card(folder) for folder in sorted((models.DATA / "heads").iterdir())]
-    files = list(models.list_models())
-    if as_json:
-        for card in cards:
-            console.print_json({"head": card.model_dump(mode="json")})
-        for file in files:
-            console.print_json({"file": file.name, "size": file.size, "problem": file.problem})
-        return
-    heads = console.table("head", "genres", "hears", "accuracy (95 %)", "measured by")
-    for card in cards:
-        for number, one in enumerate(card.measured):
-            name = (
-                (card.name, str(len(card.genres)), card.features) if number == 0 else ("", "", "")
-            )
-            accuracy = f"{one.accuracy:.3f} ({one.low:.2f} to {one.high:.2f})"
-            heads.add_row(*name, accuracy, one.protocol)
-    console.out.print(heads)
-    console.say("")
-    listed = console.table("file", "size", "state")
-    for file in files:
-        listed.add_row(file.name, f"{file.size / 1e6:.2f} MB", file.problem or "ok")
-    console.out.print(listed)
 
 
 def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | FileError]:

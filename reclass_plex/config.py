@@ -150,6 +150,13 @@ class WebOptions(Options):
     port: int = Field(default=8787, ge=0, le=65535)
 
 
+class ModelOptions(Options):
+    """Where fetched models are kept, and from where they come. See `reclass_plex.models`."""
+
+    folder: Path | None = None  # None: $XDG_DATA_HOME/reclass-plex/models
+    mirror: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/\S*)?$")
+
+
 class Config(Options):
     """All options."""
 
@@ -160,6 +167,7 @@ class Config(Options):
     policy: PolicyOptions = PolicyOptions()
     tags: TagOptions = TagOptions()
     ensemble: EnsembleOptions = EnsembleOptions()
+    models: ModelOptions = ModelOptions()
     store: StoreOptions = StoreOptions()
     plex: PlexOptions = PlexOptions()
 

@@ -1,4 +1,4 @@
-"""Model files on disk: where the bundled ones are, whether they are whole, what is there.
+"""The model files that come with the package: where they are, and whether they are whole.
 
 Everything bundled stands in `data/`: `musicnn/` the weights, `heads/` the trained heads, each a
 folder with a model card, `ensemble/` the stages and what calibrates them. `data/SHA256SUMS` (in
@@ -19,7 +19,7 @@ from reclass_plex.errors import ModelError, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent.parent / "data"
 SUMS = DATA / "SHA256SUMS"
 
 
