@@ -23,11 +23,12 @@ from types import FrameType
 from typing import Literal
 
 from reclass_plex import upkeep
+from reclass_plex.changes import remove_leftovers, repair
 from reclass_plex.config import Config, load_config
 from reclass_plex.credentials import read_plex_token, webhook_key
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.errors import ConfigError, StoreError, printable
-from reclass_plex.files import open_lock
+from reclass_plex.errors import ConfigError, StoreBusy, StoreError, printable
+from reclass_plex.files import find_audio_files, open_lock
 from reclass_plex.hours import quiet_until
 from reclass_plex.jobs import Job, Jobs, State
 from reclass_plex.reconcile import reconcile
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 2.0  # between looks into the queue for what other processes put there
 STATUS_SECONDS = 5.0  # between lines of status to systemd
+CLEAN_SECONDS = 60.0  # to wait for who changes files
 SAMPLE = 20  # paths shown of a selection
 RECLASSIFY = "reclassify"
 
@@ -68,7 +70,7 @@ class Daemon:
         self._config_file = config_file
         self._started = time.time()
         self._stopping = threading.Event()
-        self._reloading = threading.Event()
+        self._reload_asked = False
         self._poked = threading.Event()  # something was put in line
         self._paused = False
         self._ready = False
@@ -125,28 +127,38 @@ class Daemon:
                 notify("STOPPING=1")
                 log.info("stopping")
                 self._ready = False
+                # It ends while the others do: it may need all of its seconds for the track in hand.
+                self._supervisor.step(time.monotonic(), wanted=False, allowed=False)
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
-        """Ask it to end; also a signal's handler."""
+        """Ask it to end; also a signal's handler, so it sets nothing that the loop waits for.
+
+        The handler interrupts the loop's thread, which may hold that lock just then.
+        """
         self._stopping.set()
-        self._poked.set()
 
     def ask_reload(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Ask it to read its configuration again; also a signal's handler."""
-        self._reloading.set()
-        self._poked.set()
+        self._reload_asked = True
 
     # The loop
 
     def _loop(self) -> None:
         alive = watchdog_seconds()
         next_alive = 0.0
+        said = ""
         while not self._stopping.is_set():
             now = time.monotonic()
-            if self._reloading.is_set():
-                self._reloading.clear()
+            if self._reload_asked:
+                self._reload_asked = False
                 self._reload()
-            self.step(now)
+            try:
+                self.step(now)
+                said = ""
+            except StoreError as error:  # a full disk, say: what is to be done waits in the store
+                if str(error) != said:
+                    log.error("%s", error)
+                said = str(error)
             if alive is not None and now >= next_alive:
                 notify("WATCHDOG=1")
                 next_alive = now + alive / 3
@@ -269,6 +281,24 @@ class Daemon:
             should_stop=stopping.is_set,
         )
         self._poke()
+        self._clean_up(stopping)
+
+    def _clean_up(self, stopping: threading.Event) -> None:
+        """Remove the copies of killed processes in folders to which no job leads any more."""
+        found: list[Path] = []
+        folders = [watch.root for watch in self._watches]
+        for _ in find_audio_files(folders, (), found.append):
+            if stopping.is_set():
+                return
+        if not found:
+            return
+        try:
+            with self._store.writing_files(CLEAN_SECONDS, stopping.is_set):
+                for line in repair(self._store):  # which goes by the copies that are there
+                    log.warning("%s", line)
+                remove_leftovers(self._store, found)
+        except StoreBusy as error:
+            log.debug("%s", error)  # there is a next time
 
     def _is_healthy(self, folder: Path) -> bool:
         """Tell whether a folder is all there at this moment, so that what is not there is gone."""

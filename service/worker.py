@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 from reclass_plex import pipeline
-from reclass_plex.changes import repair
+from reclass_plex.changes import remove_leftovers, repair
 from reclass_plex.config import Config
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileError, Hardlinked, RetryLater, StoreBusy, printable
-from reclass_plex.files import FoundFile, process_token
+from reclass_plex.files import FoundFile, find_leftovers, process_token
 from reclass_plex.jobs import Job, Jobs
 from reclass_plex.pipeline import Analysed, Decode, TrackResult
 from reclass_plex.store import KnownTrack, Store
@@ -66,6 +66,7 @@ class Worker:
         self._run: int | None = None
         self._progress = time.monotonic()
         self._repaired = False
+        self._unclean: set[Path] = set()  # folders of the batch that may have leftovers of the dead
 
     def step(self, now: float) -> bool:
         """Work on what is in line, at most `BATCH` tracks; return False if there was nothing.
@@ -80,6 +81,7 @@ class Worker:
             return False
         self._progress = time.monotonic()
         waiting = {job.path: job for job in batch}
+        self._unclean = {job.path.parent for job in batch}
         try:
             with self._keeping_leases():
                 began = time.monotonic()
@@ -135,6 +137,7 @@ class Worker:
         items = [item for item in album if item.path in by_path]
         try:
             with self._store.writing_files(LOCK_SECONDS, self._should_stop):
+                self._clean_up()
                 for result in pipeline.write_album(
                     items,
                     store=self._store,
@@ -152,6 +155,12 @@ class Worker:
             self._give_back(by_path.values(), BUSY_SECONDS)
             return
         self._give_back(by_path.values())  # stopped
+
+    def _clean_up(self) -> None:
+        """Remove the copies of killed processes: what they worked on comes again, to its folder."""
+        for folder in self._unclean:
+            remove_leftovers(self._store, find_leftovers(folder))
+        self._unclean.clear()
 
     def _mates(self, items: Sequence[Analysed]) -> Sequence[KnownTrack]:
         albums = {item.known.album for item in items if item.known and item.known.album}
