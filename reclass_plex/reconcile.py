@@ -54,11 +54,12 @@ def reconcile(
     is_healthy: Callable[[Path], bool],
     settle_seconds: float = 0.0,
     should_stop: Callable[[], bool] = lambda: False,
+    on_gone: Callable[[Collection[Path]], object] = lambda paths: None,
 ) -> Reconciled:
     """Compare `folders` with what is known, and put in line what is new or changed.
 
     Files that changed within `settle_seconds` wait that long. May be stopped, or killed, at any
-    time; the next one begins anew.
+    time; the next one begins anew. `on_gone` is told of files that had jobs and are gone.
     """
     began = time.perf_counter()
     healthy = [folder for folder in folders if is_healthy(folder)]
@@ -78,7 +79,9 @@ def reconcile(
             # After they were missed: a mount that went away meanwhile shows now.
             if not is_healthy(folder):
                 break
-            forgotten += jobs.forget_files(path for path in gone if not os.path.lexists(path))
+            missing = [path for path in gone if not os.path.lexists(path)]
+            on_gone(missing)
+            forgotten += jobs.forget_files(missing)
     log.info(
         "compared %d files with the store in %.1f s: %d put in line, %d jobs dropped,"
         " %d paths unreadable",

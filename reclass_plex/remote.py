@@ -65,7 +65,7 @@ class Status(Message):
     plex: PlexStatus
     folders: tuple[FolderStatus, ...] = ()
     models_loaded: bool = False
-    tracks_done: int = 0  # since its start
+    tracks_done: int = 0  # at least, since its start
     since: float
 
 

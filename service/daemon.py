@@ -76,6 +76,7 @@ class Daemon:
         self._ready = False
         self._next_look = self._next_status = 0.0
         self._work_due = False
+        self._done = 0
         self._anchors: dict[Path, Anchor] = {}  # of the reconcile; each watch has its own
 
     def run(self) -> None:
@@ -279,6 +280,7 @@ class Daemon:
             is_healthy=self._is_healthy,
             settle_seconds=self._config.watch.settle_seconds,
             should_stop=stopping.is_set,
+            on_gone=self._wanted.forget,
         )
         self._poke()
         self._clean_up(stopping)
@@ -357,9 +359,14 @@ class Daemon:
             plex=self._plex.status(),
             folders=tuple(_folder_status(watch) for watch in self._watches),
             models_loaded=self._supervisor.running,
-            tracks_done=self._jobs.count_since(self._started),
+            tracks_done=self._count_done(),
             since=self._started,
         )
+
+    def _count_done(self) -> int:
+        """Return at least how many tracks ended since the start: some are gone, or in line anew."""
+        self._done = max(self._done, self._jobs.count_since(self._started))
+        return self._done
 
     def pause(self) -> None:
         """Stop after the tracks in hand."""
@@ -465,6 +472,8 @@ def _only_daemon(store_path: Path) -> Iterator[None]:
 def _folder_status(watch: FolderWatch) -> FolderStatus:
     if watch.paused is not None:
         return FolderStatus(path=watch.root, state="paused", why=watch.paused)
+    if not watch.armed.is_set():
+        return FolderStatus(path=watch.root, state="paused", why="it is being looked through first")
     return FolderStatus(path=watch.root, state="polling" if watch.polling else "watching")
 
 

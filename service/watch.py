@@ -47,7 +47,7 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.version import VERSION_INFO, VERSION_STRING
 
-from reclass_plex.errors import printable
+from reclass_plex.errors import ReclassError, printable
 from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files, is_junk, is_leftover
 from reclass_plex.mounts import network_mounts
 
@@ -270,10 +270,12 @@ class FolderWatch:
             try:
                 self.step(time.monotonic())
                 pause = TICK_SECONDS
-            except Exception:
+            except Exception as error:
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
-                log.exception(
-                    "%s: watching failed and is tried again in %.0f s", printable(self.root), pause
+                log.error(
+                    "%s: watching failed and is tried again in %.0f s: %s",
+                    *(printable(self.root), pause, error),
+                    exc_info=not isinstance(error, ReclassError),  # a full disk needs no traceback
                 )
             if self._stopping.wait(pause):
                 return

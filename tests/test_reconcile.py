@@ -170,7 +170,11 @@ def test_jobs_of_files_that_are_gone_are_dropped(music: Path, store: Store, jobs
     (music / "a" / "1.mp3").unlink()
     settle(jobs, music / "a" / "2.mp3", "running")
     (music / "a" / "2.mp3").unlink()
-    assert run(music, store, jobs).forgotten == 2
+    told: list[str] = []
+    done = run(music, store, jobs, on_gone=lambda paths: told.extend(path.name for path in paths))
+    assert done.forgotten == 2
+    assert len(told) == 3  # what is held is gone, too
+    assert "2.mp3" in told
     left = {job.path.name for job in jobs.list_jobs("waiting", "ready", "running")}
     assert left == {"2.mp3", NOT_UTF8, "named by hand.mp4", "outside.mp3"}
 
