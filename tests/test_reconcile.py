@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,7 @@ def run(
     is_healthy: Callable[[Path], bool] = lambda folder: True,
     settle_seconds: float = 0.0,
     should_stop: Callable[[], bool] = lambda: False,
+    on_gone: Callable[[Collection[Path]], object] = lambda paths: None,
 ) -> Reconciled:
     return reconcile(
         [folder],
@@ -57,6 +58,7 @@ def run(
         is_healthy=is_healthy,
         settle_seconds=settle_seconds,
         should_stop=should_stop,
+        on_gone=on_gone,
     )
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reclass_plex.errors import ModelError
+from reclass_plex.features.filters import shipped_bank
 from reclass_plex.models import DATA, check_shapes, load_tensors
 
 RATE = 16_000  # Hz
@@ -122,10 +123,8 @@ class MusicnnOutput:
 
 @functools.cache
 def _mel_filters(device: torch.device) -> Tensor:
-    from librosa.filters import mel  # here, because it brings numba along
-
-    bank = mel(sr=RATE, n_fft=N_FFT, n_mels=N_MELS)  # Slaney scale and norm
-    return torch.from_numpy(np.ascontiguousarray(bank.T)).to(device)  # (257, 96)
+    bank = shipped_bank("mel-musicnn").T  # (257, 96)
+    return torch.from_numpy(np.ascontiguousarray(bank)).to(device)
 
 
 def log_mel(samples: Tensor) -> Tensor:

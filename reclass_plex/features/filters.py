@@ -42,6 +42,9 @@ HIGHEST_FREQUENCY = 4_122.064  # Hz; the same of the untuned top filter
 MEL_RATES = (22_050, 44_100, 48_000, 88_200, 96_000, 192_000)
 CONSTANT_Q_RATES = (22_050, 24_000)
 
+# Of the encoders' own front ends: rate in Hz, samples a frame, mel bands, lowest frequency in Hz.
+ENCODER_MELS = {"mel-musicnn": (16_000, 512, 96, 0.0), "mel-jmla": (16_000, 400, 80, 50.0)}
+
 MEL_BLOCK = 16  # filters a block; neighbours share most of their bins
 
 
@@ -125,7 +128,9 @@ def constant_q_bank(rate: float, tuning: int, device: torch.device) -> torch.Ten
 
 @lru_cache(maxsize=16)
 def shipped_bank(name: str) -> npt.NDArray[np.float32]:
-    """Return a bank of the shipped file: chroma, mel-RATE or constant-q-RATE, for all tunings.
+    """Return a bank of the shipped file, for all tunings.
+
+    They are chroma, mel-RATE, constant-q-RATE, and the encoders' (`ENCODER_MELS`).
 
     The file leaves out zeros: a bit a weight tells them from the weights that are there. Raises
     ModelError if it is missing or damaged.

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from reclass_plex.features.filters import (
     BANKS,
     CONSTANT_Q_RATES,
+    ENCODER_MELS,
     FRAME_SAMPLES,
     LIBROSA_RATE,
     MEL_RATES,
@@ -42,6 +43,15 @@ def mel_bank(rate: int) -> npt.NDArray[np.float32]:
         # would use them as they are, so do we.
         warnings.simplefilter("ignore")
         bank: npt.NDArray[np.float32] = mel(sr=rate, n_fft=FRAME_SAMPLES, n_mels=MELS)
+    return bank
+
+
+def encoder_mel_bank(rate: int, size: int, mels: int, low: float) -> npt.NDArray[np.float32]:
+    """Return an encoder's mel bank (mels, size // 2 + 1): Slaney scale and norm, up to rate / 2.
+
+    `size` is that of a frame in samples, `low` the lowest frequency in Hz.
+    """
+    bank: npt.NDArray[np.float32] = mel(sr=rate, n_fft=size, n_mels=mels, fmin=low)
     return bank
 
 
@@ -87,6 +97,8 @@ def shipped_banks() -> dict[str, npt.NDArray[np.float32]]:
     banks = {"chroma": np.where(pitch_classes < floor, np.float32(0), pitch_classes)}
     for rate in MEL_RATES:
         banks[f"mel-{rate}"] = mel_bank(rate)
+    for name, (rate, size, mels, low) in ENCODER_MELS.items():
+        banks[name] = encoder_mel_bank(rate, size, mels, low)
     for rate in CONSTANT_Q_RATES:
         spectra = [constant_q_spectra(rate, tuning) for tuning in tunings]
         banks[f"constant-q-{rate}"] = np.stack(spectra)
