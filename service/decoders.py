@@ -6,12 +6,11 @@ models' threads are not held up by decoding, half of which holds Python's lock.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from reclass_plex.errors import NotAudio
 from reclass_plex.records import Excerpt, Waveform
 
-PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
+PARENT_SECONDS = 1.0  # between looks whether the parent is alive
 
 
 class Decoders:
@@ -77,12 +76,19 @@ def _context() -> multiprocessing.context.BaseContext:
 
 
 def _prepare(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and die with it: kill -9 gives it no time to tell."""
+    """Leave Ctrl-C to the parent, and die with it: kill -9 gives it no time to tell.
+
+    Not by prctl's PR_SET_PDEATHSIG: that goes by the thread that started this process, which is
+    one of the pool's callers and ends before the parent does.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before that
-            os._exit(1)
+
+    def mind_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=mind_parent, name="parent", daemon=True).start()
 
 
 def _decode(path: Path, excerpt: Excerpt) -> Waveform:

@@ -234,6 +234,25 @@ def test_a_decoder_that_dies_takes_only_its_own_track_along(music: Path) -> None
     assert multiprocessing.active_children() == []
 
 
+def test_decoders_outlive_the_threads_that_ask_them(music: Path) -> None:
+    import multiprocessing
+    import threading
+
+    decoders = Decoders(1)
+    track = Path(shutil.copy(SURE, music / "a.ogg"))
+    seen = []
+    try:
+        for _ in range(2):
+            thread = threading.Thread(target=decoders.decode, args=(track, Excerpt(30)))
+            thread.start()
+            thread.join()
+            time.sleep(0.2)
+            seen.append([process.pid for process in multiprocessing.active_children()])
+    finally:
+        decoders.close()
+    assert seen[0] == seen[1] != []
+
+
 def test_decoders_name_the_file_that_is_no_music(music: Path) -> None:
     from reclass_plex.errors import NotAudio
 
