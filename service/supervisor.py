@@ -123,6 +123,7 @@ class Supervisor:
     def _ask_to_stop(self, now: float) -> None:
         if self._process is not None and self._kill_at is None:
             self._process.terminate()
+            self.wake()  # so that it looks
             self._kill_at = now + STOP_SECONDS
 
     def _look_after(self, now: float) -> None:

@@ -33,6 +33,7 @@ from service.worker import Worker, count_cores
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 2.0  # seconds between looks into the store: what other processes put there
+REST_SECONDS = 0.2  # between looks whether to end
 ERROR_PAUSE = 10.0  # seconds after an error that is nobody's fault (a full disk)
 
 
@@ -49,19 +50,33 @@ class _Signals:
     """What came in from outside, until it is looked at."""
 
     def __init__(self) -> None:
-        self.stopping = threading.Event()
+        self.stopping = False
         self.woken = threading.Event()
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
-        """End after the file in hand."""
-        self.stopping.set()
-        self.woken.set()
+        """End after the file in hand.
+
+        A signal's handler: it interrupts the main thread, which may hold the event's lock just
+        then, so it leaves the event alone. Who sends the signal wakes us by a line as well.
+        """
+        self.stopping = True
+
+    def should_stop(self) -> bool:
+        """Say whether to end."""
+        return self.stopping
+
+    def rest(self, seconds: float) -> None:
+        """Wait, but not for long once it is to end."""
+        until = time.monotonic() + seconds
+        while not self.stopping and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, REST_SECONDS))
 
     def read(self, orders: io.FileIO) -> None:
         """Take lines until there is nobody any more to send them."""
         while orders.readline():
             self.woken.set()
-        self.stop()
+        self.stopping = True
+        self.woken.set()
 
 
 def main() -> int:
@@ -101,8 +116,8 @@ def _work(order: Order, signals: _Signals) -> int:
             threads=count_cores(),
             decode=decoders.decode,
             wanted=Wanted(store) if order.config.plex.url else None,
-            should_stop=signals.stopping.is_set,
-            sleep=signals.stopping.wait,
+            should_stop=signals.should_stop,
+            sleep=signals.rest,
         )
         try:
             _loop(worker, signals, options.idle_minutes * 60)
@@ -115,7 +130,7 @@ def _work(order: Order, signals: _Signals) -> int:
 def _loop(worker: Worker, signals: _Signals, idle_seconds: float) -> None:
     """Work until there was nothing to do for `idle_seconds`, or asked to stop."""
     busy = time.monotonic()
-    while not signals.stopping.is_set():
+    while not signals.stopping:
         signals.woken.clear()
         try:
             worked = worker.step(time.time())
@@ -128,7 +143,7 @@ def _loop(worker: Worker, signals: _Signals, idle_seconds: float) -> None:
                 log.error("%s", error)
             else:
                 log.exception("the worker failed; it goes on in %.0f s", ERROR_PAUSE)
-            signals.stopping.wait(ERROR_PAUSE)
+            signals.rest(ERROR_PAUSE)
             continue
         if worked:
             busy = time.monotonic()
