@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,25 +21,6 @@ from reclass_plex.plex import (
     parse_version,
     report_server,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[PlexStandIn]:
-    """A server that must not have been asked for anything that it does not know."""
-    with PlexStandIn() as stand_in:
-        yield stand_in
-        assert stand_in.errors == []
-
-
-@pytest.fixture
-def library(server: PlexStandIn) -> Library:
-    return server.add_library()
-
-
-@pytest.fixture
-def plex(server: PlexStandIn) -> Iterator[Plex]:
-    with connect(server) as connected:
-        yield connected
 
 
 def test_a_connection_says_which_server_it_is(server: PlexStandIn, plex: Plex) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
@@ -19,25 +18,6 @@ from reclass_plex.plex import (
 )
 from reclass_plex.plex.client import READ_CHUNK
 from reclass_plex.plex.edits import EDIT_CHUNK
-
-
-@pytest.fixture
-def server() -> Iterator[PlexStandIn]:
-    """A server that must not have been asked for anything that it does not know."""
-    with PlexStandIn() as stand_in:
-        yield stand_in
-        assert stand_in.errors == []
-
-
-@pytest.fixture
-def library(server: PlexStandIn) -> Library:
-    return server.add_library()
-
-
-@pytest.fixture
-def plex(server: PlexStandIn) -> Iterator[Plex]:
-    with connect(server) as connected:
-        yield connected
 
 
 @pytest.mark.parametrize("tag_edits", ["append", "replace"])

@@ -20,7 +20,7 @@ import plexapi.exceptions
 import pytest
 import requests
 from plex_server import Library, PlexStandIn
-from plex_tools import add_album, connect, statuses, wait_until
+from plex_tools import add_album, statuses, wait_until
 from plexapi.server import PlexServer
 
 from reclass_plex.config import PathMap, PlexOptions
@@ -30,25 +30,6 @@ from reclass_plex.plex import (
     plan_edits,
     to_plex,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[PlexStandIn]:
-    """A server that must not have been asked for anything that it does not know."""
-    with PlexStandIn() as stand_in:
-        yield stand_in
-        assert stand_in.errors == []
-
-
-@pytest.fixture
-def library(server: PlexStandIn) -> Library:
-    return server.add_library()
-
-
-@pytest.fixture
-def plex(server: PlexStandIn) -> Iterator[Plex]:
-    with connect(server) as connected:
-        yield connected
 
 
 @pytest.fixture

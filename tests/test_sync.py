@@ -27,24 +27,6 @@ REPLACE = PolicyOptions(mode="replace")
 
 
 @pytest.fixture
-def server() -> Iterator[PlexStandIn]:
-    with PlexStandIn() as stand_in:
-        yield stand_in
-        assert stand_in.errors == []
-
-
-@pytest.fixture
-def library(server: PlexStandIn) -> Library:
-    return server.add_library()
-
-
-@pytest.fixture
-def plex(server: PlexStandIn) -> Iterator[Plex]:
-    with connect(server) as connected:
-        yield connected
-
-
-@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store.open(tmp_path / "store.sqlite") as opened:
         yield opened
