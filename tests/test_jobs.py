@@ -277,16 +277,15 @@ def test_old_finished_rows_are_pruned_and_no_others(jobs: Jobs) -> None:
 
 def test_a_hundred_thousand_jobs_are_quick_to_enter_and_to_claim(jobs: Jobs) -> None:
     paths = [MUSIC / f"{number // 12:05}" / f"{number % 12:02}.flac" for number in range(100_000)]
-    slowest = 0.0
+    slowest = 0.0  # of the processor's time: the rest is the disk's, and others'
     for start in range(0, len(paths), 10_000):
-        began = time.perf_counter()
+        began = time.process_time()
         jobs.enqueue(paths[start : start + 10_000], "watch", NOW + start)
-        slowest = max(slowest, time.perf_counter() - began)
+        slowest = max(slowest, time.process_time() - began)
     assert slowest < 2
-    began = time.perf_counter()
+    began = time.process_time()
     assert jobs.enqueue(paths[:10_000], "webhook", NOW) == 0
-    assert time.perf_counter() - began < 2
-    # The processor's time: the rest is the disk's, and that of whoever else is at work here.
+    assert time.process_time() - began < 2
     seconds = []
     for number in range(50):
         began = time.process_time()
