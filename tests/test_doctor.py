@@ -145,7 +145,7 @@ def test_without_anything_all_is_well_and_nothing_is_made(home: Path) -> None:
 def test_checks_come_as_they_are_made(home: Path) -> None:
     began = time.monotonic()
     first = next(diagnose())
-    assert time.monotonic() - began < 0.5  # torch alone takes longer
+    assert time.monotonic() - began < 1.0  # torch alone takes longer
     assert first.name == "configuration"
     assert "reclass-plex init" in first.advice
 
