@@ -70,7 +70,7 @@ ANCHOR_SECONDS = 2.0  # between looks whether the folder is still the one that i
 SPARE_SECONDS = 60.0  # between looks whether the kernel still takes watches
 TICK_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 300.0  # between attempts while the sink fails (a full disk)
-MAX_PASSED = 10_000  # files remembered as passed on, until the store knows them
+MAX_PASSED = 1_000  # files remembered as passed on; one forgotten is merely asked about again
 MAX_ANCHOR_NAMES = 100
 
 # No event for each write or each reader: the stamps tell of those.
