@@ -55,6 +55,7 @@ class Supervisor:
         self._gpu_failures = 0
         self._cpu_until = 0.0
         self._next_look = 0.0
+        self._unreleased = False  # jobs of a process that ended are still held
         self.problem: str | None = None  # why there is no worker although there is work
 
     @property
@@ -80,11 +81,17 @@ class Supervisor:
                 return  # it is ending; `step` sees that
 
     def step(self, now: float, *, wanted: bool, allowed: bool = True) -> None:
-        """Bring the process in line: start one if `wanted`, end it if not `allowed`."""
+        """Bring the process in line: start one if `wanted`, end it if not `allowed`.
+
+        Raises StoreError while what a dead process held cannot be given back; call it again.
+        """
+        if self._unreleased:
+            self._release()
         if self._process is not None:
             status = self._process.poll()
             if status is not None:
                 self._ended(status, now)
+                self._release()
             elif not allowed:
                 self._ask_to_stop(now)
                 if self._kill_at is not None and now >= self._kill_at:
@@ -139,8 +146,7 @@ class Supervisor:
         if process is not None and process.stdin is not None:
             with contextlib.suppress(OSError):  # there may be something left to tell it
                 process.stdin.close()
-        # There is one worker, so that whoever holds a job is dead.
-        self._jobs.release(self._jobs.owners(), time.time())
+        self._unreleased = True
         if now - self._started >= STEADY_SECONDS:
             self._pause = FIRST_PAUSE
         if status == 0 or asked:
@@ -157,6 +163,11 @@ class Supervisor:
             log.error("the worker died (%s); a new one starts in %.0f s", cause, self._pause)
             self._not_before = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _release(self) -> None:
+        """Give back what the process held that ended: there is one, so whoever holds is dead."""
+        self._jobs.release(self._jobs.owners(), time.time())
+        self._unreleased = False
 
     def _gpu_failed(self, now: float) -> None:
         self._gpu_failures += 1

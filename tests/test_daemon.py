@@ -550,14 +550,11 @@ def test_it_outlives_a_store_that_cannot_be_written(tmp_path: Path, recordings: 
         worker = daemon.worker()
         assert worker is not None
         worker.kill()
-        wait_until(
-            lambda: not is_alive(main) or daemon.worker() not in (worker, None), "there is another"
-        )
-        assert daemon.process.poll() is None
+        time.sleep(3)  # it finds the worker dead, and cannot note that
+        assert is_alive(main)
         main.rlimit(psutil.RLIMIT_FSIZE, former)
-        another = daemon.worker()
-        assert another is not None
-        another.kill()  # it inherited the limit
+        if (another := daemon.worker()) not in (worker, None):
+            another.kill()  # it inherited the limit
         wait_until(lambda: all_tagged(paths), "it goes on")
 
 
