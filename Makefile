@@ -27,7 +27,7 @@ run: venv
 	$(BIN)/python demo/run.py --keep
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -85,7 +85,7 @@ def classify(
     failed = 0
     with console.stopping_politely() as should_stop:
         results = pipeline.classify_files(
-            found, ensemble, workers=_workers(jobs), should_stop=should_stop
+            found, ensemble, workers=jobs or pipeline.count_cores(), should_stop=should_stop
         )
         for result in console.follow(results, len(found), "listening"):
             failed += result.error is not None
@@ -159,7 +159,7 @@ def tag(
             ensemble=Ensemble(config.ensemble),
             config=config,
             run_id=run_id,
-            workers=_workers(jobs),
+            workers=jobs or pipeline.count_cores(),
             should_stop=should_stop,
         )
         counts = {"written": 0, "kept": 0, "failed": 0}
@@ -323,14 +323,6 @@ def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | File
         named = ", ".join(printable(path) for path in paths)
         console.say(f"no audio files in {named}", to=console.err)
     return found
-
-
-def _workers(jobs: int | None) -> int:
-    if jobs is not None:
-        return jobs
-    if hasattr(os, "sched_getaffinity"):  # Linux: the cores that we may use, not all there are
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def main() -> None:

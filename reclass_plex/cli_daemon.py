@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Collection
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from reclass_plex.selection import Selection
 
 app = typer.Typer()
-BATCH = 500  # tracks put in line at once
 SHOWN = 5  # paths of a selection
 NO_DAEMON = "the daemon is not running (systemctl start reclass-plex, or reclass-plexd)"
 
@@ -197,7 +195,7 @@ def _reclassify_here(
     """Put tracks in line for the daemon's next start."""
     from reclass_plex.ensemble import Ensemble
     from reclass_plex.remote import ReclassifyResult
-    from reclass_plex.selection import select_tracks
+    from reclass_plex.selection import queue_tracks, select_tracks
     from reclass_plex.store import Store
 
     def folders(name: str) -> Collection[Path]:
@@ -214,11 +212,5 @@ def _reclassify_here(
             Ensemble(config.ensemble).fingerprint,
             folders if config.plex.url else None,
         )
-        count = 0
-        sample: list[Path] = []
-        while batch := list(islice(tracks, BATCH)):
-            if not dry_run:
-                Jobs(store).enqueue(batch, "reclassify", time.time(), bulk=True)
-            count += len(batch)
-            sample += batch[: max(0, SHOWN - len(sample))]
-    return ReclassifyResult(count=count, sample=tuple(sample))
+        count, sample = queue_tracks(tracks, Jobs(store), sample=SHOWN, dry_run=dry_run)
+    return ReclassifyResult(count=count, sample=sample)

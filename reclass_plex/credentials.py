@@ -19,6 +19,7 @@ from pathlib import Path
 
 from reclass_plex.config import PlexOptions, config_path
 from reclass_plex.errors import ConfigError, StoreError, printable
+from reclass_plex.files import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -144,12 +145,7 @@ def write_secret(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             copy.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems sync no folders
-            os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _from_environment(variable: str, name: str) -> Secret | None:

@@ -329,7 +329,7 @@ class Replacement:
         except BaseException:
             self.abandon()
             raise
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         return status
 
     def check_unchanged(self) -> None:
@@ -417,7 +417,7 @@ def _copy_metadata(source: int, target: int, status: os.stat_result, path: Path)
                 raise ReadOnly(path, f"its attribute {name} cannot be kept") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable, where the file system can.
 
     Not an error where it cannot: the rename took place, and a power cut could at worst take it

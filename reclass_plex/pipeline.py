@@ -12,6 +12,7 @@ takes its two halves, `analyse_albums` and `write_album`, and keeps its jobs' st
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -91,6 +92,13 @@ class Analysed:
     path: Path
     known: KnownTrack | None
     error: FileError | None = None
+
+
+def count_cores() -> int:
+    """Return the cores that this process may use: so many tracks are best heard at once."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: not all there are
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 Decode = Callable[[Path, Excerpt], Waveform]

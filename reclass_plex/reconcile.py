@@ -55,16 +55,18 @@ def reconcile(
     settle_seconds: float = 0.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_gone: Callable[[Collection[Path]], object] = lambda paths: None,
+    on_leftover: Callable[[Path], object] = lambda path: None,
 ) -> Reconciled:
     """Compare `folders` with what is known, and put in line what is new or changed.
 
     Files that changed within `settle_seconds` wait that long. May be stopped, or killed, at any
-    time; the next one begins anew. `on_gone` is told of files that had jobs and are gone.
+    time; the next one begins anew. `on_gone` is told of files that had jobs and are gone,
+    `on_leftover` of temporary copies of ours on the way.
     """
     began = time.perf_counter()
     healthy = [folder for folder in folders if is_healthy(folder)]
     found = queued = unreadable = 0
-    walk = find_audio_files(healthy, AUDIO_SUFFIXES)
+    walk = find_audio_files(healthy, AUDIO_SUFFIXES, on_leftover)
     while not should_stop() and (batch := list(islice(walk, _BATCH))):
         files = [item for item in batch if isinstance(item, FoundFile)]
         for item in batch:

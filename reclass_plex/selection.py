@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
@@ -21,9 +22,11 @@ from reclass_plex.config import Options
 from reclass_plex.errors import ConfigError
 from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files
 from reclass_plex.genres import genre_key
+from reclass_plex.jobs import Jobs
 from reclass_plex.store import ListedTrack, Store
 
-_BATCH = 500  # files that the store is asked about at once
+REASON = "reclassify"
+_BATCH = 500  # files that the store is asked about, or that are put in line, at once
 
 PlexPaths = Callable[[str], Collection[Path]]  # a library's name -> its folders, as seen here
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -132,6 +135,29 @@ def select_tracks(
                 selection.album is None or _plain(path.parent.name) == _plain(selection.album)
             ):
                 yield path
+
+
+def queue_tracks(
+    tracks: Iterator[Path],
+    jobs: Jobs,
+    *,
+    sample: int,
+    dry_run: bool,
+    on_queued: Callable[[], object] = lambda: None,
+) -> tuple[int, tuple[Path, ...]]:
+    """Put selected tracks in line, or in a dry run only count them; return how many, and the first.
+
+    `on_queued` is called after each batch, so that work on it may begin.
+    """
+    count = 0
+    first: list[Path] = []
+    while batch := list(islice(tracks, _BATCH)):
+        if not dry_run:
+            jobs.enqueue(batch, REASON, time.time(), bulk=True)
+            on_queued()
+        count += len(batch)
+        first += batch[: max(0, sample - len(first))]
+    return count, tuple(first)
 
 
 def _meets(track: ListedTrack, selection: Selection, models: str) -> bool:

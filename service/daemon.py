@@ -17,7 +17,6 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
-from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -28,7 +27,7 @@ from reclass_plex.config import Config, load_config
 from reclass_plex.credentials import read_plex_token, webhook_key
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, StoreBusy, StoreError, printable
-from reclass_plex.files import find_audio_files, open_lock
+from reclass_plex.files import open_lock
 from reclass_plex.hours import quiet_until
 from reclass_plex.jobs import Job, Jobs, State
 from reclass_plex.reconcile import reconcile
@@ -39,7 +38,7 @@ from reclass_plex.remote import (
     remove_daemon_file,
     write_daemon_file,
 )
-from reclass_plex.selection import Selection, select_tracks
+from reclass_plex.selection import Selection, queue_tracks, select_tracks
 from reclass_plex.store import Store
 from reclass_plex.sync import Wanted
 from service.alerts import AlertListener
@@ -59,7 +58,6 @@ LOOK_SECONDS = 2.0  # between looks into the queue for what other processes put 
 STATUS_SECONDS = 5.0  # between lines of status to systemd
 CLEAN_SECONDS = 60.0  # to wait for who changes files
 SAMPLE = 20  # paths shown of a selection
-RECLASSIFY = "reclassify"
 
 
 class Daemon:
@@ -273,6 +271,7 @@ class Daemon:
             self._anchors.setdefault(watch.root, Anchor(watch.root))
         for watch in self._watches:  # what changes while we look is heard
             watch.armed.wait(10)
+        leftovers: list[Path] = []
         reconcile(
             [watch.root for watch in self._watches],
             self._store,
@@ -281,24 +280,20 @@ class Daemon:
             settle_seconds=self._config.watch.settle_seconds,
             should_stop=stopping.is_set,
             on_gone=self._wanted.forget,
+            on_leftover=leftovers.append,
         )
         self._poke()
-        self._clean_up(stopping)
+        self._clean_up(leftovers, stopping)
 
-    def _clean_up(self, stopping: threading.Event) -> None:
+    def _clean_up(self, leftovers: Collection[Path], stopping: threading.Event) -> None:
         """Remove the copies of killed processes in folders to which no job leads any more."""
-        found: list[Path] = []
-        folders = [watch.root for watch in self._watches]
-        for _ in find_audio_files(folders, (), found.append):
-            if stopping.is_set():
-                return
-        if not found:
+        if not leftovers or stopping.is_set():
             return
         try:
             with self._store.writing_files(CLEAN_SECONDS, stopping.is_set):
                 for line in repair(self._store):  # which goes by the copies that are there
                     log.warning("%s", line)
-                remove_leftovers(self._store, found)
+                remove_leftovers(self._store, leftovers)
         except StoreBusy as error:
             log.debug("%s", error)  # there is a next time
 
@@ -389,17 +384,12 @@ class Daemon:
             self._plex.library_folders if self._config.plex.url else None,
             self._stopping.is_set,
         )
-        if dry_run:
-            return _count(tracks)
-        sample = list(islice(tracks, SAMPLE))
-        count = 0
-        rest = chain(sample, tracks)
-        while batch := list(islice(rest, 500)):
-            self._jobs.enqueue(batch, RECLASSIFY, time.time(), bulk=True)
-            count += len(batch)
-            self._poke()
-        log.info("%d tracks were put in line to be classified again", count)
-        return ReclassifyResult(count=count, sample=tuple(sample))
+        count, sample = queue_tracks(
+            tracks, self._jobs, sample=SAMPLE, dry_run=dry_run, on_queued=self._poke
+        )
+        if not dry_run:
+            log.info("%d tracks were put in line to be classified again", count)
+        return ReclassifyResult(count=count, sample=sample)
 
     def list_jobs(self, states: Collection[State], limit: int, offset: int) -> list[Job]:
         """Return jobs in these states, the latest change first."""
@@ -475,8 +465,3 @@ def _folder_status(watch: FolderWatch) -> FolderStatus:
     if not watch.armed.is_set():
         return FolderStatus(path=watch.root, state="paused", why="it is being looked through first")
     return FolderStatus(path=watch.root, state="polling" if watch.polling else "watching")
-
-
-def _count(tracks: Iterator[Path]) -> ReclassifyResult:
-    sample = tuple(islice(tracks, SAMPLE))
-    return ReclassifyResult(count=len(sample) + sum(1 for _ in tracks), sample=sample)

@@ -23,12 +23,13 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from reclass_plex import pipeline
 from reclass_plex.config import Config
 from reclass_plex.errors import ConfigError, DeviceError, ModelError, ReclassError, StoreBusy
 from reclass_plex.store import Store
 from service.decoders import Decoders
 from service.logs import set_up_log
-from service.worker import Worker, count_cores
+from service.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -107,13 +108,13 @@ def _work(order: Order, signals: _Signals) -> int:
     options = order.config.worker
     ensemble = Ensemble(order.config.ensemble, choose_device(order.device))
     ensemble.load()
-    decoders = Decoders(options.decoders or min(4, count_cores()))
+    decoders = Decoders(options.decoders or min(4, pipeline.count_cores()))
     with Store.open(order.store) as store:
         worker = Worker(
             store,
             order.config,
             ensemble,
-            threads=count_cores(),
+            threads=pipeline.count_cores(),
             decode=decoders.decode,
             wanted=Wanted(store) if order.config.plex.url else None,
             should_stop=signals.should_stop,

@@ -8,7 +8,6 @@ process; and because whatever brings it down leaves the daemon alive, and the jo
 from __future__ import annotations
 
 import logging
-import os
 import stat
 import threading
 import time
@@ -100,9 +99,8 @@ class Worker:
                     self._write(album, jobs)
                     began = self._throttle(began)
         finally:
-            if waiting:  # stopped, or the GPU failed: nothing is held against them
-                ids = [job.id for job in waiting.values()]
-                self._jobs.give_back(ids, self._owner, time.time())
+            # Stopped, or the GPU failed: nothing is held against them.
+            self._give_back(waiting.values())
         return True
 
     def close(self) -> None:
@@ -244,10 +242,3 @@ class Worker:
         finally:
             done.set()
             thread.join()
-
-
-def count_cores() -> int:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: not all there are
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

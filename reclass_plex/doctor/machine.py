@@ -82,14 +82,7 @@ def check_machine(config: Config) -> Iterator[Check]:
 def ask_torch(seconds: float = GPU_SECONDS) -> Torch | str:
     """Return what torch says of itself and of the GPU, or why it says nothing."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        done = _run([sys.executable, "-c", _PROBE], seconds)
     except subprocess.TimeoutExpired:
         return f"torch and the GPU did not answer within {seconds:g} s"
     if done.returncode != 0:
@@ -103,14 +96,7 @@ def find_nvidia(seconds: float = DRIVER_SECONDS) -> str | None:
     if command := shutil.which("nvidia-smi"):
         query = "--query-gpu=name,driver_version,memory.total"
         try:
-            done = subprocess.run(
-                [command, query, "--format=csv,noheader"],
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
+            done = _run([command, query, "--format=csv,noheader"], seconds)
         except subprocess.TimeoutExpired:
             return f"an NVIDIA GPU whose driver does not answer (nvidia-smi, {seconds:g} s)"
         except OSError:
@@ -125,6 +111,17 @@ def find_nvidia(seconds: float = DRIVER_SECONDS) -> str | None:
     except OSError:
         pass
     return "a Jetson" if os.path.exists("/etc/nv_tegra_release") else None  # noqa: PTH110
+
+
+def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 def judge_gpu(torch: Torch, nvidia: str | None, options: WorkerOptions) -> Check:

@@ -16,12 +16,12 @@ def to_local(plex_path: str, maps: Sequence[PathMap]) -> Path | None:
     A path that no prefix fits is the same on both sides, except one of Windows, which is None,
     as is a path that climbs (..).
     """
-    path = _plex_path(plex_path)
+    path = plain_path(plex_path)
     if ".." in path.parts or not path.is_absolute():
         return None
     best: tuple[int, Path] | None = None
     for one in maps:
-        prefix = _plex_path(one.plex)
+        prefix = plain_path(one.plex)
         if path.is_relative_to(prefix):
             length = len(prefix.parts)
             if best is None or length > best[0]:
@@ -42,7 +42,7 @@ def to_plex(path: Path, maps: Sequence[PathMap]) -> str | None:
     for one in maps:
         if path.is_relative_to(one.local):
             length = len(Path(one.local).parts)
-            candidates.append((length, str(_plex_path(one.plex).joinpath(*path.parts[length:]))))
+            candidates.append((length, str(plain_path(one.plex).joinpath(*path.parts[length:]))))
     candidates.sort(key=lambda candidate: -candidate[0])
     for _, plex_path in (*candidates, (0, str(path))):
         if to_local(plex_path, maps) == path:
@@ -61,7 +61,7 @@ def spellings(path: Path) -> tuple[Path, ...]:
     return tuple(map(Path, dict.fromkeys(forms)))
 
 
-def _plex_path(path: str) -> PurePath:
+def plain_path(path: str) -> PurePath:
     """Tell paths of a server on Windows (D:\\Music, \\\\nas\\music) from the others."""
     windows = re.match(r"[A-Za-z]:[\\/]|\\\\", path)
     return PureWindowsPath(path) if windows else PurePosixPath(path)

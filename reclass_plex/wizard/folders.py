@@ -9,6 +9,7 @@ from pathlib import Path
 from reclass_plex.config import PathMap
 from reclass_plex.errors import ConfigError, printable
 from reclass_plex.plex import MusicLibrary, Plex, to_local
+from reclass_plex.plex.paths import plain_path
 from reclass_plex.wizard.asking import Ask
 from reclass_plex.wizard.path_guess import (
     SAMPLES,
@@ -17,7 +18,6 @@ from reclass_plex.wizard.path_guess import (
     find_spelling,
     guess_maps,
     join_maps,
-    plain_path,
 )
 
 LOOKED_THROUGH = 1000  # of a library's newest tracks, to have samples from each of its folders

@@ -9,17 +9,16 @@ pair of prefixes; the one that finds most of the samples is taken.
 from __future__ import annotations
 
 import os
-import re
 import time
 import unicodedata
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath
 
 from reclass_plex.config import PathMap
 from reclass_plex.files import is_junk
-from reclass_plex.plex.paths import to_local
+from reclass_plex.plex.paths import plain_path, to_local
 
 # Where music is often mounted. The home comes last: it may be large.
 COMMON_STARTS = tuple(
@@ -126,12 +125,6 @@ def _common_folder(paths: Sequence[PurePath]) -> PurePath:
     while not all(path.is_relative_to(common) for path in paths):
         common = common.parent
     return common
-
-
-def plain_path(path: str) -> PurePath:
-    """Return a Plex path's parts, whatever its server runs on."""
-    windows = re.match(r"[A-Za-z]:[\\/]|\\\\", path)
-    return PureWindowsPath(path) if windows else PurePosixPath(path)
 
 
 def _candidates(
