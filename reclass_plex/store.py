@@ -437,12 +437,13 @@ class Store:
             entry = connection.execute(
                 sa.select(
                     *(journal.c.track_id, journal.c.before, journal.c.after),
-                    *(tracks.c.written, tracks.c.added),
+                    *(tracks.c.written, tracks.c.added, tracks.c.undone),
                 )
                 .join(tracks)
                 .where(journal.c.id == entry_id)
             ).one()
-            ours = entry.added or () if entry.before == entry.written else ()
+            untouched = entry.before == entry.written and not entry.undone
+            ours = entry.added or () if untouched else ()
             theirs = set(entry.before) - set(ours)
             _set_state(connection, entry_id, "done")
             connection.execute(

@@ -371,7 +371,7 @@ def test_planning_again_plans_nothing(
 
 def _added(before: Track, plan: TagPlan) -> tuple[str, ...]:
     """Return what the store keeps as ours (Store.finish_change)."""
-    ours = before.added if before.genres == before.written else ()
+    ours = before.added if before.genres == before.written and not before.undone else ()
     theirs = set(before.genres) - set(ours)
     return tuple(genre for genre in plan.after or () if genre not in theirs)
 

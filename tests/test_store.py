@@ -31,15 +31,23 @@ def store(tmp_path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201
         yield opened
 
 
-def begin(store: Store, track_id: int, path: Path, *, run_id: int | None = None) -> int:
+def begin(
+    store: Store,
+    track_id: int,
+    path: Path,
+    *,
+    run_id: int | None = None,
+    before: tuple[str, ...] = (),
+    after: tuple[str, ...] = ("Rock",),
+) -> int:
     return store.begin_change(
         store.start_run("tag") if run_id is None else run_id,
         track_id,
         path=path,
         temp_path=path.with_name(".temp"),
         digest="d",
-        before=(),
-        after=("Rock",),
+        before=before,
+        after=after,
         before_hash="old",
         after_hash="new",
         before_mtime_ns=3,
@@ -121,6 +129,21 @@ def test_the_journal_goes_from_pending_to_done_to_undone(store: Store, tmp_path:
     assert known is not None
     assert (known.size, known.genres, known.undone) == (7, (), True)
     assert [(r.done, r.undone, r.finished) for r in store.list_runs()] == [(0, 1, 200)]
+
+
+def test_what_was_taken_back_and_then_written_by_hand_is_theirs(
+    store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.mp3"
+    track = store.save_track(path, 1, 1, digest="d")
+    store.finish_change(begin(store, track, path), 5, 6)
+    store.finish_undo(begin(store, track, path), path, 7, 8)
+    store.save_track(path, 9, 9, digest="d", genres=("Rock",))
+    entry = begin(store, track, path, before=("Rock",), after=("Rock", "Blues"))
+    store.finish_change(entry, 10, 11)
+    known = store.find_track(path, "m")
+    assert known is not None
+    assert (known.added, known.undone) == (("Blues",), False)
 
 
 def test_an_abandoned_change_is_neither_pending_nor_standing(store: Store, tmp_path: Path) -> None:
