@@ -8,6 +8,9 @@ ifeq ($(shell uname -m)-$(shell command -v nvidia-smi >/dev/null 2>&1 && echo gp
 CONSTRAINTS := -c constraints-cpu.txt
 endif
 
+# One more than there are cores: tests of daemons and kills wait much of their time.
+TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+
 .PHONY: venv demo run test check format clean install uninstall
 
 venv: $(VENV)/.ready
@@ -27,7 +30,7 @@ run: venv
 	$(BIN)/python demo/run.py --keep
 
 test: venv
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -4,11 +4,11 @@ For each: seconds a track, real-time factor (seconds of work a second of audio),
 work counted by torch (GFLOP a track), the speed that makes, its share of the peak of a large matrix
 product in the same precision measured in the same run, and memory: weights and the peak of a call.
 MERT hears six windows of 5 s, OpenJMLA one of 30 s, CLAP three of 10 s. A time is the best of
-several rounds, in which encoders and products take turns, from samples on the CPU to embeddings; on
-a GPU with the batch given, and the time divided by it.
+several rounds, in which encoder and product take turns, from samples on the CPU to embeddings.
+`gpu.py` measures batches, threads and whole tracks on a GPU.
 
     python benchmarks/encoders.py [--device cpu|cuda] [--dtype float32|bfloat16|float16] [--batch N]
-                                  [--threads N] [--rounds N] [--only NAME] [--compile]
+                                  [--threads N] [--rounds N] [--only NAME]
 
 Machines are shared and noisy: compare ratios within one run. Without --dtype, both float32 and what
 `choose_dtype` picks are measured. CLAP needs transformers.
@@ -22,22 +22,26 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from reclass_plex.encoders import jmla
 from reclass_plex.encoders.clap import Clap
-from reclass_plex.encoders.jmla import Jmla, VitConfig
-from reclass_plex.encoders.mert import Mert, MertConfig
+from reclass_plex.encoders.footprint import clap_footprint, jmla_footprint, mert_footprint
+from reclass_plex.encoders.jmla import Jmla, JmlaNetwork, VitConfig
+from reclass_plex.encoders.mert import Mert, MertConfig, MertNetwork
 from reclass_plex.encoders.transformer import choose_dtype
+from reclass_plex.memory import Footprint
 
 SECONDS = 30.0  # of audio a track
 MATRIX = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that gives the peak
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LARGE = MertConfig(
     hidden_size=1024,
     num_hidden_layers=24,
@@ -45,27 +49,120 @@ LARGE = MertConfig(
     intermediate_size=4096,
     do_stable_layer_norm=True,
 )
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-NAMES = (
-    "mert-95m to layer 7",
-    "mert-95m to layer 12",
-    "mert-330m to layer 10",
-    "mert-330m to layer 24",
-    "jmla",
-    "clap",
-)
+AnyEncoder = Mert | Jmla | Clap
 
 
 @dataclass(frozen=True)
-class Run:
-    """One encoder in one precision: what to time, how many tracks and GFLOP that is."""
+class Rehearsal:
+    """A network on torch's meta device, which computes nothing: its work can be counted there."""
+
+    network: torch.nn.Module
+    call: Callable[[], object]  # on two windows: batches have work of their own, copies
+    times: float  # that it is called for a track
+
+
+@dataclass(frozen=True)
+class MertModel:
+    """MERT of some size, computed up to `layer`."""
 
     name: str
-    dtype: torch.dtype
-    call: Callable[[], object]
-    tracks: int
-    gflop: float  # a call
-    megabytes: float  # of memory: the weights, and the peak of a call
+    config: MertConfig
+    layer: int
+
+    def make(self, device: str, dtype: torch.dtype) -> Mert:
+        """Return it with random weights."""
+        tensors = random_tensors(self.config.tensor_shapes())
+        name = self.name.partition(" ")[0]
+        return Mert(self.config, tensors, (self.layer,), name=name, device=device, dtype=dtype)
+
+    def footprint(self, dtype: torch.dtype) -> Footprint:
+        """Return the memory it is estimated to take."""
+        return mert_footprint(self.config, (self.layer,), dtype)
+
+    def rehearse(self) -> Rehearsal:
+        """Return it without values, on the meta device."""
+        with torch.device("meta"):
+            network = MertNetwork(self.config, (self.layer,))
+            windows = torch.empty(2, round(Mert.rate * Mert.window_seconds))
+        return Rehearsal(network, lambda: network(windows), SECONDS / Mert.window_seconds / 2)
+
+
+@dataclass(frozen=True)
+class JmlaModel:
+    """OpenJMLA's backbone of some size."""
+
+    name: str
+    config: VitConfig
+
+    def make(self, device: str, dtype: torch.dtype) -> Jmla:
+        """Return it with random weights."""
+        tensors = random_tensors(self.config.tensor_shapes())
+        return Jmla(self.config, tensors, device=device, dtype=dtype)
+
+    def footprint(self, dtype: torch.dtype) -> Footprint:
+        """Return the memory it is estimated to take."""
+        return jmla_footprint(self.config, dtype)
+
+    def rehearse(self) -> Rehearsal:
+        """Return it without values, on the meta device."""
+        with torch.device("meta"):
+            network = JmlaNetwork(self.config)
+            windows = torch.empty(2, round(SECONDS * Jmla.rate))
+        return Rehearsal(network, lambda: network(jmla.log_mel(windows)), 1 / 2)
+
+
+@dataclass(frozen=True)
+class ClapModel:
+    """CLAP of some size, without a tokenizer: no text is scored."""
+
+    name: str
+    audio: dict[str, Any]
+    text: dict[str, Any]
+
+    def make(self, device: str, dtype: torch.dtype) -> Clap:
+        """Return it with random weights."""
+        import transformers
+
+        model = transformers.ClapModel(self.config())
+        extractor = transformers.ClapFeatureExtractor(truncation="rand_trunc", frequency_min=50)
+        return Clap(model, extractor, SimpleNamespace(), device=device, dtype=dtype)
+
+    def footprint(self, dtype: torch.dtype) -> Footprint:
+        """Return the memory it is estimated to take."""
+        return clap_footprint(self.config(), dtype)
+
+    def rehearse(self) -> Rehearsal:
+        """Return it without values, on the meta device."""
+        import transformers
+
+        with torch.device("meta"):
+            model: Any = transformers.ClapModel(self.config())
+            images = torch.empty(2, 1, 1001, 64)
+        model.eval()
+        listen = functools.partial(model.audio_model, input_features=images)
+        return Rehearsal(model, listen, SECONDS / Clap.window_seconds / 2)
+
+    def config(self) -> Any:  # noqa: ANN401 (transformers' types need transformers)
+        """Return transformers' configuration."""
+        from transformers import ClapConfig
+
+        return ClapConfig(audio_config=self.audio, text_config=self.text)
+
+
+Model = MertModel | JmlaModel | ClapModel
+
+MODELS: tuple[Model, ...] = (
+    MertModel("mert-95m to layer 7", MertConfig(), 7),
+    MertModel("mert-95m to layer 12", MertConfig(), 12),
+    MertModel("mert-330m to layer 10", LARGE, 10),
+    MertModel("mert-330m to layer 24", LARGE, 24),
+    JmlaModel("jmla", VitConfig()),
+    ClapModel(
+        "clap",
+        {"patch_embeds_hidden_size": 128, "hidden_size": 1024, "depths": [2, 2, 12, 2]},
+        {},
+    ),
+)
 
 
 def random_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
@@ -77,27 +174,25 @@ def random_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor
     }
 
 
-def make_clap(device: str, dtype: torch.dtype) -> Clap:
-    """Return CLAP in the sizes of larger_clap_music, without a tokenizer: no text is scored."""
-    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
-
-    audio = {"patch_embeds_hidden_size": 128, "hidden_size": 1024, "depths": [2, 2, 12, 2]}
-    model = ClapModel(ClapConfig(audio_config=audio))
-    extractor = ClapFeatureExtractor(truncation="rand_trunc", frequency_min=50)
-    return Clap(model, extractor, SimpleNamespace(), device=device, dtype=dtype)
+def count_gflop(model: Model) -> float:
+    """Return the work for one track, as torch counts it."""
+    rehearsal = model.rehearse()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        rehearsal.call()
+    return rehearsal.times * float(counter.get_total_flops()) / 1e9
 
 
-def make(name: str, device: str, dtype: torch.dtype) -> Mert | Jmla | Clap:
-    """Return an encoder by its name in `NAMES`, with random weights."""
-    if name == "clap":
-        return make_clap(device, dtype)
-    if name == "jmla":
-        vit = VitConfig()
-        return Jmla(vit, random_tensors(vit.tensor_shapes()), device=device, dtype=dtype)
-    model, _, layer = name.partition(" to layer ")
-    config = MertConfig() if model == "mert-95m" else LARGE
-    tensors = random_tensors(config.tensor_shapes())
-    return Mert(config, tensors, (int(layer),), name=model, device=device, dtype=dtype)
+def weight_bytes(encoder: AnyEncoder) -> int:
+    """Return what the weights take."""
+    network: torch.nn.Module = encoder.model if isinstance(encoder, Clap) else encoder.network
+    return sum(each.numel() * each.element_size() for each in network.parameters())
+
+
+def track_windows(encoder: AnyEncoder, tracks: int) -> torch.Tensor:
+    """Return the windows of `tracks` tracks of noise."""
+    generator = torch.Generator().manual_seed(1)
+    samples = 0.1 * torch.randn(int(SECONDS * encoder.rate), generator=generator)
+    return encoder.cut(samples).repeat(tracks, 1)
 
 
 def wait(device: str) -> None:
@@ -113,6 +208,15 @@ def seconds(call: Callable[[], object], device: str) -> float:
     call()
     wait(device)
     return time.perf_counter() - start
+
+
+def best_of_turns(rounds: int, device: str, *calls: Callable[[], object]) -> list[float]:
+    """Return the least seconds of each call over `rounds`, in which they take turns."""
+    best = [float("inf")] * len(calls)
+    for _ in range(rounds):
+        for i, call in enumerate(calls):
+            best[i] = min(best[i], seconds(call, device))
+    return best
 
 
 def megabytes_in_use(call: Callable[[], object], device: str) -> float:
@@ -140,33 +244,17 @@ def megabytes_in_use(call: Callable[[], object], device: str) -> float:
     return float(highest - before) / 1e6
 
 
-def prepare(name: str, dtype: torch.dtype, options: argparse.Namespace) -> Run:
-    """Make an encoder, count its work and its memory."""
-    device = str(options.device)
-    encoder = make(name, device, dtype)
-    samples = 0.1 * torch.randn(int(SECONDS * encoder.rate))
-    windows = encoder.cut(samples).repeat(options.batch, 1)
-    call = functools.partial(encoder.encode, windows)
-    network = encoder.network if isinstance(encoder, Mert | Jmla) else encoder.model
-    weights = sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6
-    peak = weights + megabytes_in_use(call, device)
-    # The counter does not know every fused attention; the plain one is of the same work.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        call()
-    if options.compile and isinstance(encoder, Mert | Jmla):
-        encoder.network.compile()
-        call()
-    return Run(name, dtype, call, options.batch, counter.get_total_flops() / 1e9, peak)
+def product(dtype: torch.dtype, device: str, size: int) -> tuple[Callable[[], object], float]:
+    """Return a large matrix product, which gives the measured peak, and its GFLOP."""
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
+    call = functools.partial(torch.matmul, matrix, matrix)
+    call()
+    return call, 2 * size**3 / 1e9
 
 
-def products(dtypes: list[torch.dtype], device: str) -> Iterator[Run]:
-    """Yield a large matrix product for each precision: the measured peak."""
-    size = MATRIX[device]
-    for dtype in dtypes:
-        matrix = torch.ones(size, size, dtype=dtype, device=device)
-        call = functools.partial(torch.matmul, matrix, matrix)
-        call()
-        yield Run("product", dtype, call, 1, 2 * size**3 / 1e9, 0.0)
+def short_name(dtype: torch.dtype) -> str:
+    """Return "bfloat16" and the like."""
+    return str(dtype).removeprefix("torch.")
 
 
 def main() -> None:
@@ -179,11 +267,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="tracks a call")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=NAMES, action="append")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--only", choices=[model.name for model in MODELS], action="append")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.set_grad_enabled(False)
     picked = choose_dtype(options.device)
     dtypes = [DTYPES[options.dtype]] if options.dtype else list({torch.float32, picked})
     place = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
@@ -191,29 +277,30 @@ def main() -> None:
         f"{place}, {options.threads} threads, best of {options.rounds}, torch {torch.__version__}"
     )
     print(f"{options.batch} tracks of {SECONDS:.0f} s a call; choose_dtype: {picked}")
-    peaks: dict[torch.dtype, float] = {}
     head = ("encoder", "precision", "s/track", "realtime", "tracks/h", "GFLOP", "GFLOP/s", "share")
     print("{:22} {:9} {:>8} {:>9} {:>9} {:>7} {:>8} {:>6} {:>7}".format(*head, "MB"))
-    for name in options.only or NAMES:
+    models = [model for model in MODELS if model.name in (options.only or [model.name])]
+    # One encoder at a time, beside the product: all of them together fill small cards.
+    for model in models:
         for dtype in dtypes:
-            # One encoder at a time, beside the products: all of them together fill small cards.
-            runs = [prepare(name, dtype, options), *products([dtype], options.device)]
-            best = [float("inf")] * len(runs)
-            for _ in range(options.rounds):
-                for i, run in enumerate(runs):
-                    best[i] = min(best[i], seconds(run.call, options.device))
-            run = runs[0]
-            peaks[dtype] = runs[1].gflop / best[1]
-            track, speed = best[0] / run.tracks, run.gflop / best[0]
-            print(
-                f"{name:22} {str(dtype).removeprefix('torch.'):9} {track:8.3f} "
-                f"{track / SECONDS:9.5f} {3600 / track:9,.0f} {run.gflop / run.tracks:7.0f} "
-                f"{speed:8.0f} {speed / peaks[dtype]:6.2f} {run.megabytes:7.0f}",
-                flush=True,
-            )
-            del run, runs
-    for dtype, peak in peaks.items():
-        print(f"matrix product, {dtype}: {peak:.0f} GFLOP/s in the last of these runs")
+            measure(model, dtype, options)
+
+
+def measure(model: Model, dtype: torch.dtype, options: argparse.Namespace) -> None:
+    """Measure one encoder in one precision, and print its line."""
+    device: str = options.device
+    encoder = model.make(device, dtype)
+    call = functools.partial(encoder.encode, track_windows(encoder, options.batch))
+    megabytes = weight_bytes(encoder) / 1e6 + megabytes_in_use(call, device)
+    multiply, multiplied = product(dtype, device, MATRIX[device])
+    best, fastest = best_of_turns(options.rounds, device, call, multiply)
+    track, gflop = best / options.batch, count_gflop(model)
+    print(
+        f"{model.name:22} {short_name(dtype):9} {track:8.3f} {track / SECONDS:9.5f} "
+        f"{3600 / track:9,.0f} {gflop:7.0f} {gflop / track:8.0f} "
+        f"{gflop / track / (multiplied / fastest):6.2f} {megabytes:7.0f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reclass_plex.config import TagOptions
 from reclass_plex.errors import EditedSince, FileChanged, FileError, printable
 from reclass_plex.files import find_leftovers, hash_file, leftover_token, open_regular
 from reclass_plex.store import JournalEntry, KnownTrack, Store
+
+if TYPE_CHECKING:
+    from reclass_plex.tags import FileTags
 
 
 @dataclass(frozen=True)
@@ -28,23 +32,41 @@ class UndoResult:
     how: str
 
 
-def apply_genres(
-    store: Store, run_id: int, track: KnownTrack, genres: tuple[str, ...], options: TagOptions
-) -> bool:
-    """Write `genres` into a file; return False if it says so already.
+@dataclass(frozen=True)
+class _Restored:
+    """What a file is and says after a change was taken back (`moods` None: as before)."""
 
-    Raises FileError (see `tags.prepare_write`), FileChanged if its genre is not what was planned
+    status: os.stat_result
+    how: str
+    genres: tuple[str, ...]
+    moods: tuple[str, ...] | None
+
+
+def apply_tags(
+    store: Store,
+    run_id: int,
+    track: KnownTrack,
+    genres: tuple[str, ...],
+    options: TagOptions,
+    *,
+    moods: tuple[str, ...] | None = None,
+) -> bool:
+    """Write `genres` into a file, and `moods` if it has none; return False if it says so already.
+
+    Raises FileError (see `tags.prepare_write`), FileChanged if it does not say what was planned
     for; the file is then as it was.
     """
     from reclass_plex import tags
 
     known = tags.KnownAudio(track.digest, track.size, track.mtime_ns) if track.digest else None
-    prepared = tags.prepare_write(track.path, genres, options, known=known)
+    prepared = tags.prepare_write(track.path, genres, options, moods=moods, known=known)
     if prepared is None:
         return False
     try:
         if prepared.before != track.genres:
             raise FileChanged(track.path, "got another genre meanwhile; run again")
+        if moods is not None and prepared.moods_before:
+            raise FileChanged(track.path, "got a mood meanwhile; run again")
         entry_id = store.begin_change(
             run_id,
             track.id,
@@ -57,6 +79,7 @@ def apply_genres(
             after_hash=prepared.after_hash,
             before_mtime_ns=prepared.before_stamp.mtime_ns,
             delta=prepared.delta,
+            moods=moods,
         )
     except BaseException:
         prepared.abandon()
@@ -166,31 +189,39 @@ def undo_changes(
 
 
 def undo_change(store: Store, entry: JournalEntry, options: TagOptions) -> UndoResult:
-    """Take one change back: the exact former bytes, or where the file was edited since, the genre.
+    """Take one change back: the exact former bytes, or where the file was edited since, the genre
+    and the moods that we wrote.
 
-    A genre that was edited since stays. Never raises FileError: the result says what is wrong.
+    What was edited of these since stays. Never raises FileError: the result says what is wrong.
     """
     try:
-        status, how = _restore(store, entry, options)
+        now = _restore(store, entry, options)
     except FileError as error:
         verb = "kept" if isinstance(error, EditedSince) else "not restored"
         return UndoResult(False, f"{verb}: {error.reason}")
     except OSError as error:
         return UndoResult(False, f"not restored: {error.strerror or error}")
-    store.finish_undo(entry.id, entry.path, status.st_size, status.st_mtime_ns)
-    return UndoResult(True, how)
+    store.finish_undo(
+        entry.id,
+        entry.path,
+        now.status.st_size,
+        now.status.st_mtime_ns,
+        genres=now.genres,
+        moods=now.moods,
+    )
+    return UndoResult(True, now.how)
 
 
-def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> tuple[os.stat_result, str]:
+def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> _Restored:
     from reclass_plex import tags
     from reclass_plex.audio import audio_digest
 
     path = entry.path
     delta = store.read_delta(entry.id)
-    how = "edited since, so only its genre was restored"
+    why = "edited since"
     try:
         if not delta:  # forgotten, see schedule.keep_undo_days
-            how = "too long ago for its former bytes, so only its genre was restored"
+            why = "too long ago for its former bytes"
             raise EditedSince(path, "its former bytes were forgotten")
         status = tags.restore_bytes(
             path,
@@ -200,10 +231,24 @@ def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> tuple[os
             mtime_ns=entry.before_mtime_ns,
             options=options,
         )
-        return status, "restored byte for byte"
+        moods = None if entry.moods is None else ()
+        return _Restored(status, "restored byte for byte", entry.before, moods)
     except EditedSince:
         if audio_digest(path) != entry.digest:
             raise EditedSince(path, "another recording is there now") from None
-        prepared = tags.restore_genre(path, entry.before, entry.after, options)
-        status = path.stat() if prepared is None else prepared.commit()
-        return status, how
+        found, prepared = tags.restore_names(
+            path, entry.before, entry.after, options, moods=entry.moods
+        )
+        how = f"{why}, so only {_taken(entry, found)}"
+        if prepared is None:
+            return _Restored(path.stat(), how, found.genres, found.moods)
+        return _Restored(prepared.commit(), how, prepared.after, prepared.moods_after)
+
+
+def _taken(entry: JournalEntry, found: FileTags) -> str:
+    """Say what of a change could be taken back from a file that says `found`."""
+    if entry.before == entry.after:
+        return "its mood was restored"
+    if found.genres not in (entry.before, entry.after):
+        return "its mood was restored; the genre is yours"
+    return "its genre was restored"

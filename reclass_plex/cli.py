@@ -17,7 +17,18 @@ from typing import Annotated
 
 import typer
 
-from reclass_plex import changes, cli_daemon, cli_history, cli_models, console, pipeline
+from reclass_plex import (
+    changes,
+    cli_daemon,
+    cli_dataset,
+    cli_evaluate,
+    cli_extract,
+    cli_history,
+    cli_models,
+    cli_train,
+    console,
+    pipeline,
+)
 from reclass_plex.cli_options import (
     FAILED,
     LOCK_SECONDS,
@@ -46,6 +57,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_dataset.app, name="dataset")
+app.add_typer(cli_extract.app)
+app.add_typer(cli_train.app)
+app.add_typer(cli_evaluate.app)
 app.add_typer(cli_history.app)
 app.add_typer(cli_daemon.app)
 
@@ -65,6 +80,10 @@ Taxonomy = Annotated[
     str | None,
     typer.Option(help="Set of genres: default, or gtzan (the ten of the papers)."),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(help="Stages that vote: cpu, or one that was trained here (gpu, full, ...)."),
+]
 Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Tracks heard at once.")]
 
 
@@ -74,14 +93,16 @@ def classify(
     as_json: AsJson = False,
     top: Annotated[int, typer.Option(min=1, help="How many genres to show.")] = TOP,
     stages: Annotated[bool, typer.Option("--stages", help="Show each stage's vote.")] = False,
+    moods: Annotated[bool, typer.Option("--moods", help="Show moods and styles.")] = False,
     taxonomy: Taxonomy = None,
+    profile: Profile = None,
     jobs: Jobs = None,
     config_file: ConfigFile = None,
 ) -> None:
     """Say the genre of files and folders. Changes nothing, remembers nothing."""
-    config = configure(config_file, {"ensemble": {"taxonomy": taxonomy}})
+    config = configure(config_file, {"ensemble": {"taxonomy": taxonomy, "profile": profile}})
     found = _find(paths, leftovers=[])
-    ensemble = Ensemble(config.ensemble)
+    ensemble = _open_ensemble(config)
     failed = 0
     with console.stopping_politely() as should_stop:
         results = pipeline.classify_files(
@@ -98,6 +119,8 @@ def classify(
                     f"{console.short_path(result.path)}: {console.describe_verdict(verdict, top)}"
                     f"  [{verdict.decided_by}, {verdict.seconds:.2f} s]"
                 )
+                if moods:
+                    console.say(f"    {console.describe_labels(verdict)}")
                 for vote in verdict.votes if stages else ():
                     ranked = ", ".join(f"{g.name} {g.confidence:.2f}" for g in vote.genres[:top])
                     console.say(f"    {vote.stage:<16} {ranked}  [{vote.seconds:.2f} s]")
@@ -120,6 +143,7 @@ def tag(
         typer.Option("--overwrite-user-genres", help="Also where you edited or undid our genre."),
     ] = None,
     taxonomy: Taxonomy = None,
+    profile: Profile = None,
     jobs: Jobs = None,
     yes: Yes = False,
     verbose: Annotated[
@@ -132,7 +156,7 @@ def tag(
     config = configure(
         config_file,
         {
-            "ensemble": {"taxonomy": taxonomy},
+            "ensemble": {"taxonomy": taxonomy, "profile": profile},
             "policy": {
                 "mode": mode.value if mode else None,
                 "min_confidence": min_confidence,
@@ -156,7 +180,7 @@ def tag(
         results = pipeline.tag_files(
             found,
             store=store,
-            ensemble=Ensemble(config.ensemble),
+            ensemble=_open_ensemble(config),
             config=config,
             run_id=run_id,
             workers=jobs or pipeline.count_cores(),
@@ -191,8 +215,9 @@ def _plex_sink(
     wanted = Wanted(store)
 
     def want(result: pipeline.TrackResult) -> None:
-        if result.written and (genres := pipeline.genres_for_plex(result)):
-            wanted.want([WantedGenres(result.path, genres, run_id)], time.time())
+        genres, labels = pipeline.genres_for_plex(result), pipeline.labels_for_plex(result)
+        if result.written and (genres or any(labels)):
+            wanted.want([WantedGenres(result.path, genres, run_id, *labels)], time.time())
 
     return want
 
@@ -323,6 +348,13 @@ def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | File
         named = ", ".join(printable(path) for path in paths)
         console.say(f"no audio files in {named}", to=console.err)
     return found
+
+
+def _open_ensemble(config: Config) -> Ensemble:
+    ensemble = Ensemble.from_config(config)
+    for note in ensemble.notes:
+        console.warn(note)
+    return ensemble
 
 
 def main() -> None:

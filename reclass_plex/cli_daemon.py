@@ -58,6 +58,8 @@ def status(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
         f"{now.tracks_done} tracks since {since}, models"
         f" {'loaded' if now.models_loaded else 'unloaded'}, version {now.version}"
     )
+    for note in now.left_out:
+        console.warn(note)
     pending = f", {now.plex.pending} tracks to be written" if now.plex.pending else ""
     message = f": {now.plex.message}" if now.plex.message else ""
     console.say(f"Plex {now.plex.state}{message}{pending}")
@@ -209,7 +211,7 @@ def _reclassify_here(
         tracks = select_tracks(
             store,
             selection,
-            Ensemble(config.ensemble).fingerprint,
+            Ensemble.from_config(config).fingerprint,
             folders if config.plex.url else None,
         )
         count, sample = queue_tracks(tracks, Jobs(store), sample=SHOWN, dry_run=dry_run)

@@ -169,7 +169,9 @@ def _print_edit(path: Path | None, outcome: EditOutcome, *, as_json: bool) -> No
                 "file": None if path is None else os.fspath(path),
                 "restored": outcome.status == "done",
                 "how": f"{text} in Plex",
-                "genres": list(record.before if outcome.status == "done" else record.after),
+                f"{record.field}s": list(
+                    record.before if outcome.status == "done" else record.after
+                ),
             }
         )
     elif outcome.status in ("changed", "failed"):

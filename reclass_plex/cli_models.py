@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from reclass_plex import console, models
-from reclass_plex.cli_options import FAILED, AsJson, ConfigFile, Yes, configure, confirm, exit_if
+from reclass_plex.cli_install import install_as
+from reclass_plex.cli_options import (
+    FAILED,
+    AsJson,
+    ConfigFile,
+    Yes,
+    configure,
+    confirm,
+    exit_if,
+    full_path,
+)
 from reclass_plex.errors import ReclassError, printable
+from reclass_plex.transfer_bar import showing_bytes
 
 if TYPE_CHECKING:
-    from reclass_plex.models.fetch import OnBytes
+    pass
 
 app = typer.Typer(help="The models that vote, and their weights.", no_args_is_help=True)
 
@@ -98,7 +97,7 @@ def fetch(
     failed = 0
     for model in wanted:
         try:
-            with _showing_bytes(model.name) as on_bytes:
+            with showing_bytes(f"{model.name}/") as on_bytes:
                 fetch_model(
                     model,
                     folder,
@@ -133,7 +132,7 @@ def import_from(
     for model, _weights in found:
         _accept(model, folder, accept_licence)
     for model, weights in found:
-        with _showing_bytes(model.name) as on_bytes:
+        with showing_bytes(f"{model.name}/") as on_bytes:
             import_model(model, weights, folder, accepted=True, on_bytes=on_bytes, say=_remark)
         console.say(f"{model.name}: ready in {printable(folder / model.name)}")
 
@@ -166,6 +165,33 @@ def verify(names: Names = None, as_json: AsJson = False, config_file: ConfigFile
             text = fault if fault.startswith(f"{name}:") else f"{name}: {fault}"
             console.say(text, style="red", to=console.err)
     raise typer.Exit(FAILED if any(faults.values()) else 0)
+
+
+@app.command()
+def install(
+    ensemble: Annotated[Path, typer.Argument(help="The folder `ensemble` of a progressive run.")],
+    profile: Annotated[str, typer.Option(help="What it is to be called.")],
+    config_file: ConfigFile = None,
+) -> None:
+    """Put an ensemble that was trained here in use, as a profile. The former one is kept."""
+    install_as(full_path(ensemble), profile, config_file)
+
+
+@app.command()
+def rollback(
+    profile: Annotated[str, typer.Argument(help="The profile whose former ensemble comes back.")],
+    taxonomy: Annotated[str | None, typer.Option(help="Of the ensemble.")] = None,
+    yes: Yes = False,
+    config_file: ConfigFile = None,
+) -> None:
+    """Take an installed ensemble back: the former one counts again, or none."""
+    from reclass_plex.training.cascade import roll_back
+
+    config = configure(config_file, {"ensemble": {"profile": profile, "taxonomy": taxonomy}})
+    chosen = config.ensemble.taxonomy
+    confirm(f"Take the ensemble {chosen}-{profile} back?", yes)
+    former = roll_back(chosen, profile, models.models_folder(config.models.folder))
+    console.say("the former ensemble counts again" if former else "there is none now: cpu decides")
 
 
 @app.command()
@@ -246,26 +272,3 @@ def _licence(model: models.Model) -> str:
 
 def _remark(text: str) -> None:
     console.say(text, to=console.err)
-
-
-@contextmanager
-def _showing_bytes(name: str) -> Iterator[OnBytes]:
-    """Show a bar a file, with rate and time left, on a terminal; yield what moves it."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    hidden = not console.err.is_terminal
-    with Progress(*columns, console=console.err, transient=True, disable=hidden) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def on_bytes(file: str, here: int, due: int) -> None:
-            if file not in tasks:
-                tasks[file] = progress.add_task(f"{name}/{file}", total=due, completed=here)
-            progress.update(tasks[file], completed=here, total=due)
-
-        yield on_bytes

@@ -42,7 +42,7 @@ class Options(BaseModel):
 
 
 class PolicyOptions(Options):
-    """Which genres are written where. See `reclass_plex.policy`."""
+    """Which genres, moods and styles are written where. See `reclass_plex.policy`."""
 
     mode: Literal["fill", "append", "replace"] = "fill"
     min_confidence: float = Field(default=0.5, ge=0, le=1)
@@ -53,6 +53,9 @@ class PolicyOptions(Options):
     names: dict[str, Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]] = {}
     allow: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    moods: bool = False
+    styles: bool = False
+    max_moods: int = Field(default=2, ge=1, le=3)
 
 
 class TagOptions(Options):
@@ -72,7 +75,9 @@ class TagOptions(Options):
 class EnsembleOptions(Options):
     """Which stages vote and when they stop. See `reclass_plex.ensemble`."""
 
-    taxonomy: Literal["default", "gtzan"] = "default"
+    taxonomy: Literal["default", "gtzan", "fma16", "msd13", "own"] = "default"
+    profile: str = Field(default="cpu", pattern=r"^[a-z0-9][a-z0-9-]*$")
+    text_genres: tuple[Annotated[str, StringConstraints(min_length=1, max_length=60)], ...] = ()
     early_exit_accuracy: float = Field(default=0.90, ge=0.5, lt=1)
 
 
@@ -128,6 +133,7 @@ class WorkerOptions(Options):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cpu_fallback: bool = True
+    memory_gib: float | None = Field(default=None, gt=0)  # None: what is free, less a reserve
     decoders: int | None = Field(default=None, ge=1, le=64)  # None: one a core, at most 4
     idle_minutes: float = Field(default=10, ge=0.01)
     share: float = Field(default=1, ge=0.01, le=1)

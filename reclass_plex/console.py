@@ -149,6 +149,8 @@ def result_as_json(result: TrackResult, top: int | None = None) -> dict[str, obj
         verdict = result.verdict
         data |= {
             "genres": scores_as_json(verdict.genres[:top]),
+            "moods": scores_as_json(verdict.moods),
+            "styles": scores_as_json(verdict.styles),
             "decided_by": verdict.decided_by,
             "unsure": verdict.unsure,
             "stages": [
@@ -166,6 +168,7 @@ def result_as_json(result: TrackResult, top: int | None = None) -> dict[str, obj
         data |= {
             "before": list(plan.before),
             "after": None if plan.after is None else list(plan.after),
+            "moods_written": list(plan.moods or ()) if result.written else [],
             "reason": plan.reason,
             "written": result.written,
         }
@@ -180,9 +183,23 @@ def describe_verdict(verdict: Verdict, top: int = 1) -> str:
     return f"unsure: {verdict.unsure} ({ranked})" if verdict.unsure else ranked
 
 
+def describe_labels(verdict: Verdict) -> str:
+    """Return a verdict's moods and styles for people: "moods: Happy 0.93; styles: none"."""
+
+    def ranked(labels: tuple[GenreScore, ...]) -> str:
+        return ", ".join(f"{one.name} {one.confidence:.2f}" for one in labels) or "none"
+
+    return f"moods: {ranked(verdict.moods)}; styles: {ranked(verdict.styles)}"
+
+
 def print_error(error: FileError) -> None:
     """Print the line that names a file and says what is wrong with it."""
     say(f"error: {error}", style="red", to=err)
+
+
+def warn(text: str) -> None:
+    """Print what is not as it was asked for, yet stops nothing."""
+    say(f"warning: {text}", style="yellow", to=err)
 
 
 def genres_text(genres: tuple[str, ...]) -> str:

@@ -1,22 +1,19 @@
-"""How windows, stages and heads are put together: the ensemble as data, and the arithmetic on it.
+"""How windows, heads and stages are put together: the arithmetic on what `profiles` describes.
 
-`data/ensemble/{default,gtzan}.json` hold the stages: which head, how many windows, how votes are
-weighed, from which probability on a stage may decide. `data/openset/` holds what tells music from
-speech and noise. All of it was fitted on held-out clips by `reclass_plex.training.shipped`.
+`data/openset/` holds what tells music from speech and noise, fitted on held-out clips by
+`reclass_plex.training.shipped`.
 
 Conventions: a vote is (k,) float64, the probabilities of `EnsembleSpec.genres`, summing to 1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from reclass_plex.errors import ModelError, printable
@@ -29,66 +26,6 @@ SILENCE_DBFS = -60.0
 
 SILENCE_FRAME_SECONDS = 0.1
 SMALLEST = 1e-12  # probability, before a logarithm
-
-
-class StageSpec(BaseModel):
-    """One stage: cheap ones first. `weights` has one weight for each vote so far, its own last.
-
-    `exits` maps a wanted accuracy ("0.90") to the pooled probability from which this stage may
-    decide; an accuracy that it cannot promise at any probability is left out.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    head: str  # folder below data/heads
-    features: str
-    rate: int = Field(gt=0)  # Hz
-    windows: int = Field(gt=0)  # at most, evenly spread over the excerpt
-    window_seconds: float = Field(gt=0)
-    sharpness: float = Field(gt=0)
-    weights: tuple[float, ...]
-    strangers: float = Field(default=1.0, gt=0)  # see `align`
-    exits: Mapping[str, float]
-
-
-class EnsembleSpec(BaseModel):
-    """The stages of one taxonomy. `genres` may be fewer than the taxonomy's, never others."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    taxonomy: str
-    genres: tuple[str, ...]
-    stages: tuple[StageSpec, ...]
-    protocol: str  # how weights and exits were fitted
-
-
-def load_ensemble(taxonomy: str, data: Path = DATA) -> EnsembleSpec:
-    """Read `data/ensemble/<taxonomy>.json`. Raises ModelError, naming the file."""
-    path = data / "ensemble" / f"{taxonomy}.json"
-    try:
-        spec = EnsembleSpec.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{printable(path)}: no ensemble for {taxonomy!r}: {error}") from error
-    except ValidationError as error:
-        raise ModelError(f"{printable(path)}: {error.errors()[0]['msg']}") from error
-    for number, stage in enumerate(spec.stages, 1):
-        if len(stage.weights) != number:
-            raise ModelError(f"{printable(path)}: stage {stage.name} needs {number} weights")
-    return spec
-
-
-def exit_threshold(stage: StageSpec, wanted_accuracy: float) -> float:
-    """Return the pooled probability from which `stage` may decide, infinity for never.
-
-    The table's next higher accuracy applies, so the promise is at least what was asked.
-    """
-    fitting = [
-        (float(accuracy), threshold)
-        for accuracy, threshold in stage.exits.items()
-        if float(accuracy) >= wanted_accuracy - 1e-9
-    ]
-    return min(fitting)[1] if fitting else math.inf
 
 
 def cut_windows(

@@ -30,6 +30,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from reclass_plex.encoders import Readout
 from reclass_plex.errors import ModelError, printable
 from reclass_plex.models import check_shapes, load_tensors
 
@@ -62,13 +63,15 @@ class ModelCard(BaseModel):
     kind: Literal["logistic", "mlp", "xgboost", "tags"]
     taxonomy: str
     genres: tuple[str, ...] = Field(min_length=2)
-    features: str  # fma518, musicnn-msd, musicnn
+    features: str  # fma518, musicnn-msd, musicnn, or the name of a fetched encoder
     dims: int = Field(gt=0)
+    readout: Readout | None = None  # of an encoder that has layers or tokens to choose from
     excerpt: str  # middle30, full
     rate: int | Literal["native"]  # Hz at which the features are computed
     window_seconds: float = Field(gt=0)
     limit: float | None = Field(default=None, gt=0)  # of the standardised input, both ways
     temperature: float = Field(default=1.0, gt=0)
+    sharpness: float = Field(default=1.0, gt=0)  # of several windows, see evidence.pool_windows
     hidden: tuple[int, ...] = ()  # widths of an mlp's inner layers
     trees_sha256: str | None = None  # of an xgboost head's trees.json, set when it is saved
     known: int | None = None  # of a tags head: how many genres, the first ones, are supervised

@@ -310,6 +310,7 @@ def _analyse(
         digest=digest,
         genres=file_tags.genres,
         album=_album_key(path, file_tags),
+        moods=file_tags.moods,
     )
     return Analysed(path, store.find_track(path, models))
 
@@ -350,10 +351,12 @@ def write_album(
         elif should_stop():
             return
         else:
-            from reclass_plex.changes import apply_genres
+            from reclass_plex.changes import apply_tags
 
             try:
-                written = apply_genres(store, run_id, known, plan.after, config.tags)
+                written = apply_tags(
+                    store, run_id, known, plan.after, config.tags, moods=plan.moods
+                )
                 yield replace(result, written=written)
             except FileError as error:
                 yield replace(result, error=error)
@@ -368,14 +371,32 @@ def genres_for_plex(result: TrackResult) -> tuple[GenreScore, ...]:
     plan, verdict = result.plan, result.verdict
     if plan is None or verdict is None or plan.undecided or isinstance(result.error, RetryLater):
         return ()
-    if plan.after is None:
+    if plan.after is None or plan.after == plan.before:  # as it was, perhaps with moods now
         return tuple(GenreScore(name, 1.0) for name in plan.before)
     heard = {score.name: score.confidence for score in verdict.genres}
     return tuple(GenreScore(name, heard.get(name, plan.confidence)) for name in plan.after)
 
 
+def labels_for_plex(
+    result: TrackResult,
+) -> tuple[tuple[GenreScore, ...], tuple[GenreScore, ...]]:
+    """Return the moods and the styles that a track shall show in Plex, by the policy's plan."""
+    if result.plan is None or isinstance(result.error, RetryLater):
+        return (), ()
+    return result.plan.plex_moods, result.plan.plex_styles
+
+
 def _as_track(known: KnownTrack) -> Track:
-    return Track(known.path, known.genres, known.album, known.written, known.added, known.undone)
+    return Track(
+        path=known.path,
+        genres=known.genres,
+        album=known.album,
+        written=known.written,
+        added=known.added,
+        undone=known.undone,
+        moods=known.moods,
+        moods_written=known.moods_written,
+    )
 
 
 def _album_folder(path: Path) -> Path:

@@ -16,6 +16,9 @@ The rules, in the order in which they are asked:
    written, the further ones if they have at least half of the first one's probability: as
    probabilities add up to one, a second genre can hardly reach 0.5, yet 0.55 and 0.40 say that
    both are heard. `add_parents` adds the broader genres after them, beyond `max_genres`.
+7. `moods` and `styles` (off by default) are the track's own, whatever its album says, and only of
+   music that was heard surely. Moods go to a file that has none, beside a genre or alone; the
+   user's own, and ours that the user changed or removed, stay. Both go to Plex.
 """
 
 from __future__ import annotations
@@ -70,10 +73,13 @@ def plan_tags(
     consensus = {
         album: _find_consensus(verdicts, options, taxonomy) for album, verdicts in albums.items()
     }
-    return [
-        _plan_track(track, verdict, consensus.get(track.album), options, namer)
-        for (track, _), verdict in zip(items, heard, strict=True)
-    ]
+    plans = []
+    for (track, _), verdict in zip(items, heard, strict=True):
+        plan = _plan_track(track, verdict, consensus.get(track.album), options, namer)
+        if options.moods or options.styles:
+            plan = _add_labels(plan, track, verdict, options)
+        plans.append(plan)
+    return plans
 
 
 def _find_consensus(
@@ -168,6 +174,36 @@ def _plan_track(
         if verdict.unsure is not None:
             reason = f"{verdict.unsure}; {reason}"
     return TagPlan(track.path, track.genres, after, confidence, reason)
+
+
+def _add_labels(plan: TagPlan, track: Track, verdict: Verdict, options: PolicyOptions) -> TagPlan:
+    """Return the plan with the track's moods and styles."""
+    again = options.overwrite_user_genres
+    if verdict.unsure is not None or plan.undecided or (track.undone and not again):
+        return plan
+    struck = {genre_key(name) for name in options.ignore}
+    genres = {genre_key(name) for name in plan.after or plan.before}
+    genres |= {genre_key(score.name) for score in verdict.genres[:1]}  # a style is no repetition
+
+    def choose(labels: tuple[GenreScore, ...], without: set[str]) -> tuple[GenreScore, ...]:
+        left = [label for label in labels if genre_key(label.name) not in without]
+        return tuple(left[: options.max_moods])
+
+    moods = choose(verdict.moods, struck) if options.moods else ()
+    styles = choose(verdict.styles, struck | genres) if options.styles else ()
+    if track.moods_written is None or (again and not track.moods):
+        theirs = bool(track.moods)
+    else:
+        theirs = track.moods != track.moods_written
+    if theirs:
+        moods = ()
+    plan = replace(plan, plex_moods=moods, plex_styles=styles)
+    if not moods or track.moods:
+        return plan
+    names = tuple(mood.name for mood in moods)
+    after = track.genres if plan.after is None else plan.after
+    reason = f"{plan.reason}; moods: {', '.join(names)}"
+    return replace(plan, after=after, moods=names, reason=reason)
 
 
 def _is_junk(genre: str) -> bool:

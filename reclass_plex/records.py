@@ -79,7 +79,8 @@ class Verdict:
 
     `genres` is ranked, most probable first. `unsure` is None, or why no genre should be
     written ("silence", "too short", "speech or noise", "unlike any known genre", "too close to
-    call").
+    call"). `moods` and `styles` are ranked too; what their confidence means, see
+    `reclass_plex.moods`.
     """
 
     taxonomy: str
@@ -88,6 +89,8 @@ class Verdict:
     votes: tuple[Vote, ...]
     seconds: float
     unsure: str | None = None
+    moods: tuple[GenreScore, ...] = ()
+    styles: tuple[GenreScore, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Track:
 
     `album` groups tracks that should agree (folder and album tag). `written` is the genre that
     we wrote last (None: never), `added` what of it had not been there before, `undone` whether the
-    user took our last write back.
+    user took our last write back. `moods` and `moods_written` are the same of its moods.
     """
 
     path: Path
@@ -113,14 +116,18 @@ class Track:
     written: tuple[str, ...] | None = None
     added: tuple[str, ...] = ()
     undone: bool = False
+    moods: tuple[str, ...] = ()
+    moods_written: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class TagPlan:
     """What should happen to one file, and why. Nothing is to be written if `after` is None.
 
-    `undecided`: the track has no genre and none was heard surely enough, so that a person may
-    want to decide.
+    `moods` are to be written besides (None: the file's moods stay); then `after` is never None,
+    but `before` where the genre stays. `undecided`: the track has no genre and none was heard
+    surely enough, so that a person may want to decide. `plex_moods` and `plex_styles` are what
+    Plex shall show of it.
     """
 
     path: Path
@@ -129,3 +136,6 @@ class TagPlan:
     confidence: float
     reason: str
     undecided: bool = False
+    moods: tuple[str, ...] | None = None
+    plex_moods: tuple[GenreScore, ...] = ()
+    plex_styles: tuple[GenreScore, ...] = ()

@@ -65,6 +65,7 @@ class Status(Message):
     plex: PlexStatus
     folders: tuple[FolderStatus, ...] = ()
     models_loaded: bool = False
+    left_out: tuple[str, ...] = ()  # stages of the ensemble that cannot vote here, and why
     tracks_done: int = 0  # at least, since its start
     since: float
 

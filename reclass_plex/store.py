@@ -49,6 +49,8 @@ class KnownTrack:
     undone: bool
     error: tuple[str, str] | None  # kind, message
     verdict: Verdict | None
+    moods: tuple[str, ...] = ()
+    moods_written: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class JournalEntry:
     """A row of `journal`: one file changed in one run.
 
     `path` is the file that was replaced, `named` how the user named it (through a link, perhaps),
-    `digest` stands for its audio.
+    `digest` stands for its audio. `moods` were written where there had been none (None: untouched).
     """
 
     id: int
@@ -87,6 +89,7 @@ class JournalEntry:
     after_hash: str
     before_mtime_ns: int
     created: float
+    moods: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Store:
             "sqlite+pysqlite://",
             creator=lambda: _connect(path),
             poolclass=sa.pool.QueuePool,
+            pool_use_lifo=True,  # each connection has a cache of 2 MB: use few, and these often
         )
         sa.event.listen(engine, "begin", _begin_transaction)
         try:
@@ -219,6 +223,7 @@ class Store:
         digest: str | None = None,
         genres: tuple[str, ...] = (),
         album: str | None = None,
+        moods: tuple[str, ...] = (),
         error: FileError | None = None,
     ) -> int:
         """Record what a file is now, and return the row's id.
@@ -234,6 +239,7 @@ class Store:
             "digest": digest,
             "genres": genres,
             "album": album,
+            "moods": moods or None,
             "error_kind": error.kind if error else None,
             "error_message": error.reason if error else None,
         }
@@ -275,6 +281,8 @@ class Store:
                 [[vote.stage, vote.seconds, _scores_out(vote.genres)] for vote in verdict.votes]
             ),
             "seconds": verdict.seconds,
+            "moods": verdict.moods or None,
+            "styles": verdict.styles or None,
             "created": time.time() if now is None else now,
         }
         with self.transaction() as connection:
@@ -407,6 +415,7 @@ class Store:
         after_hash: str,
         before_mtime_ns: int,
         delta: bytes,
+        moods: tuple[str, ...] | None = None,
         now: float | None = None,
     ) -> int:
         """Journal a change *before* the file is replaced; durable when this returns."""
@@ -425,6 +434,7 @@ class Store:
                     after_hash=after_hash,
                     before_mtime_ns=before_mtime_ns,
                     delta=delta,
+                    moods=moods,
                     created=time.time() if now is None else now,
                 )
             )
@@ -436,7 +446,7 @@ class Store:
         with self.transaction() as connection:
             entry = connection.execute(
                 sa.select(
-                    *(journal.c.track_id, journal.c.before, journal.c.after),
+                    *(journal.c.track_id, journal.c.before, journal.c.after, journal.c.moods),
                     *(tracks.c.written, tracks.c.added, tracks.c.undone),
                 )
                 .join(tracks)
@@ -445,18 +455,15 @@ class Store:
             untouched = entry.before == entry.written and not entry.undone
             ours = entry.added or () if untouched else ()
             theirs = set(entry.before) - set(ours)
+            values: dict[str, Any] = {"size": size, "mtime_ns": mtime_ns, "genres": entry.after}
+            if entry.after != entry.before:  # a genre that stayed is not ours for that
+                added = tuple(name for name in entry.after if name not in theirs)
+                values |= {"written": entry.after, "added": added, "undone": False}
+            if entry.moods is not None:
+                values |= {"moods": entry.moods, "moods_written": entry.moods}
             _set_state(connection, entry_id, "done")
             connection.execute(
-                tracks.update()
-                .where(tracks.c.id == entry.track_id)
-                .values(
-                    size=size,
-                    mtime_ns=mtime_ns,
-                    genres=entry.after,
-                    written=entry.after,
-                    added=tuple(name for name in entry.after if name not in theirs),
-                    undone=False,
-                )
+                tracks.update().where(tracks.c.id == entry.track_id).values(**values)
             )
 
     def assume_change(self, entry_id: int) -> None:
@@ -469,17 +476,34 @@ class Store:
         with self.transaction() as connection:
             _set_state(connection, entry_id, "abandoned")
 
-    def finish_undo(self, entry_id: int, path: Path, size: int, mtime_ns: int) -> None:
-        """The change was taken back; the file, now at `path`, has this size and mtime."""
+    def finish_undo(
+        self,
+        entry_id: int,
+        path: Path,
+        size: int,
+        mtime_ns: int,
+        *,
+        genres: tuple[str, ...] | None = None,
+        moods: tuple[str, ...] | None = None,
+    ) -> None:
+        """The change was taken back; the file, now at `path`, has this size and mtime.
+
+        `genres` and `moods` are what it says now: for None the genres of before the change, and
+        the moods that were known.
+        """
+        values: dict[str, Any] = {"size": size, "mtime_ns": mtime_ns}
+        if moods is not None:
+            values["moods"] = moods
         with self.transaction() as connection:
             entry = connection.execute(
                 sa.select(journal.c.track_id, journal.c.before).where(journal.c.id == entry_id)
             ).one()
+            values["genres"] = entry.before if genres is None else genres
             _set_state(connection, entry_id, "undone")
             connection.execute(
                 tracks.update()
                 .where(sa.or_(tracks.c.id == entry.track_id, tracks.c.path == path))
-                .values(size=size, mtime_ns=mtime_ns, genres=entry.before, undone=True)
+                .values(undone=True, **values)
             )
 
     def pending_changes(self) -> list[JournalEntry]:
@@ -621,6 +645,8 @@ def _track_query(models: str) -> sa.Select[Any]:
         verdicts.c.unsure,
         verdicts.c.decided_by,
         verdicts.c.seconds,
+        verdicts.c.moods.label("verdict_moods"),
+        verdicts.c.styles,
     ).select_from(
         tracks.outerjoin(
             verdicts,
@@ -639,6 +665,8 @@ def _known_track(row: sa.Row[Any], path: Path) -> KnownTrack:
             votes=(),
             seconds=row.seconds,
             unsure=row.unsure,
+            moods=row.verdict_moods or (),
+            styles=row.styles or (),
         )
     return KnownTrack(
         id=row.id,
@@ -653,6 +681,8 @@ def _known_track(row: sa.Row[Any], path: Path) -> KnownTrack:
         undone=row.undone,
         error=(row.error_kind, row.error_message) if row.error_kind else None,
         verdict=verdict,
+        moods=row.moods or (),
+        moods_written=row.moods_written,
     )
 
 
@@ -681,6 +711,8 @@ def _verdict(row: sa.Row[Any]) -> Verdict:
         ),
         seconds=row.seconds,
         unsure=row.unsure,
+        moods=row.moods or (),
+        styles=row.styles or (),
     )
 
 
@@ -689,13 +721,13 @@ def _moved_from(
 ) -> dict[str, Any]:
     """Return what was written and undone to the file that is no longer where it was."""
     if digest is not None:
-        columns = (tracks.c.path, tracks.c.written, tracks.c.added, tracks.c.undone)
-        query = sa.select(*columns).where(
+        kept = (tracks.c.written, tracks.c.added, tracks.c.undone, tracks.c.moods_written)
+        query = sa.select(tracks.c.path, *kept).where(
             tracks.c.digest == digest, tracks.c.size == size, tracks.c.mtime_ns == mtime_ns
         )
         for row in connection.execute(query):
             if not os.path.lexists(row.path):
-                return {"written": row.written, "added": row.added, "undone": row.undone}
+                return {column.name: row._mapping[column] for column in kept}
     return {}
 
 

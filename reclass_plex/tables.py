@@ -97,6 +97,8 @@ tracks = sa.Table(
     sa.Column("written", Names),  # what we wrote last
     sa.Column("added", Names),  # what of it was not there before
     sa.Column("undone", sa.Boolean, nullable=False, default=False),
+    sa.Column("moods", Names),  # what the file said when last read; NULL: nothing
+    sa.Column("moods_written", Names),  # what we wrote last
     sa.Column("error_kind", sa.Text),
     sa.Column("error_message", sa.Text),
 )
@@ -113,6 +115,8 @@ verdicts = sa.Table(
     sa.Column("votes", sa.Text, nullable=False),  # JSON [[stage, seconds, genres], ...]
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
+    sa.Column("moods", Scores),  # NULL: none
+    sa.Column("styles", Scores),
 )
 
 embeddings = sa.Table(
@@ -153,6 +157,7 @@ journal = sa.Table(
     sa.Column("before_mtime_ns", Nanoseconds, nullable=False),
     sa.Column("delta", sa.LargeBinary, nullable=False),  # see reclass_plex.delta
     sa.Column("created", sa.Float, nullable=False),
+    sa.Column("moods", Names),  # that were written where none were; NULL: untouched
 )
 
 jobs = sa.Table(
@@ -188,6 +193,8 @@ plex_wanted = sa.Table(
     sa.Column("due", sa.Float, nullable=False),  # waiting: not before
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("message", sa.Text),  # why it waits, or what was left as it was
+    sa.Column("moods", Scores, nullable=False),
+    sa.Column("styles", Scores, nullable=False),
     sa.Index("ix_plex_wanted_line", "state", "due"),
 )
 
@@ -226,6 +233,7 @@ plex_edits = sa.Table(
     sa.Column("server", sa.Text, nullable=False),
     sa.Column("rating_key", sa.Integer, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("field", sa.Text, nullable=False, server_default="genre"),  # or mood, style
     sa.Column("library_key", sa.Integer, nullable=False),
     sa.Column("path", PathBytes),  # of a track's file; NULL for an album or artist
     sa.Column("before", Names, nullable=False),

@@ -1,17 +1,17 @@
-"""Genres in files: read, and written so that nothing else changes and nothing can be lost.
+"""Genres and moods in files: read, and written so that nothing else changes, nothing can be lost.
 
 A write is prepared on a copy beside the file, checked there, and only then takes the file's
 place; the caller journals in between. What the copy must prove, against the file:
 
 1. its audio is the same, byte for byte (`audio.audio_digest`, which has no part in the edit);
-2. our own reading finds the wanted genre and every other piece of its tags unchanged;
+2. our own reading finds the wanted genre or moods, and every other piece of its tags unchanged;
 3. mutagen, which had no part in the edit, finds the same.
 
 The edit itself is made on the tags' bytes (`reclass_plex.containers`), not by mutagen, because
 mutagen writes a tag anew from what it understood of it: frames that it cannot parse or does not
 know, flags, order, padding, invalid text and ID3v2.2 as a whole would silently go.
 
-How several genres stand in a tag: as several values where the format has them, unless
+How several genres (or moods) stand in a tag: as several values where the format has them, unless
 `TagOptions.join` asks for one text; ID3v2.2 and ID3v2.3 have none, so they are always joined.
 Joined values are read as several, split at ";", NUL and the configured text. "/" is no separator
 unless configured: "R&B/Soul" and "Hip-Hop/Rap" are single names, and splitting them could not be
@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +35,16 @@ from mutagen.apev2 import APENoHeaderError, APEv2
 
 from reclass_plex.audio import audio_digest
 from reclass_plex.config import TagOptions
-from reclass_plex.containers import Container, ContainerError, Found, Splice, find_container
+from reclass_plex.containers import (
+    EDITABLE,
+    Container,
+    ContainerError,
+    Edits,
+    Found,
+    Splice,
+    Values,
+    find_container,
+)
 from reclass_plex.delta import DeltaError, apply_delta, make_delta
 from reclass_plex.errors import (
     EditedSince,
@@ -64,11 +73,18 @@ __all__ = [
     "prepare_write",
     "read_tags",
     "restore_bytes",
-    "restore_genre",
+    "restore_names",
 ]
 
 _JOINED = {"id3v2.2", "id3v2.3"}  # formats without several values
 _PLACE = re.compile(r"unknown\d+")
+_KEYS = {  # of mutagen, in lower case, by the tag's kind: what they hold
+    "id3": {"tcon": "genre", "tmoo": "mood", "txxx:mood": "mood"},
+    "vorbis": {"genre": "genre", "mood": "mood"},
+    "mp4": {"\xa9gen": "genre", "----:com.apple.itunes:mood": "mood"},
+    "asf": {"wm/genre": "genre", "wm/mood": "mood"},
+    "apev2": {"genre": "genre", "mood": "mood"},
+}
 _LENGTH_TOLERANCE = 0.5  # seconds; mutagen estimates some lengths from the file's size
 
 
@@ -77,6 +93,7 @@ class FileTags:
     """What a file says. `format` is that of the tag that holds, or would hold, its genre.
 
     `genres` are names: numbers are resolved, joined values split, in order, without repetitions.
+    So are `moods`, where numbers mean nothing.
     """
 
     format: str
@@ -85,6 +102,7 @@ class FileTags:
     album_artist: str | None = None
     title: str | None = None
     artist: str | None = None
+    moods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,10 +116,11 @@ class KnownAudio:
 
 @dataclass(frozen=True)
 class PreparedWrite:
-    """A checked copy with another genre, ready to take its file's place.
+    """A checked copy with another genre or other moods, ready to take its file's place.
 
-    `before` and `after` are the genres; the hashes are BLAKE2b-16 of the whole files in
-    hexadecimal; `delta` restores the former bytes from the new file; `digest` is the audio's.
+    `before` and `after` are the genres, `moods_before` and `moods_after` the moods; the hashes are
+    BLAKE2b-16 of the whole files in hexadecimal; `delta` restores the former bytes from the new
+    file; `digest` is the audio's.
     """
 
     replacement: Replacement
@@ -112,6 +131,8 @@ class PreparedWrite:
     after_hash: str
     delta: bytes
     digest: str
+    moods_before: tuple[str, ...] = ()
+    moods_after: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -141,13 +162,13 @@ class PreparedWrite:
 
 
 def read_tags(path: Path, options: TagOptions | None = None) -> FileTags:
-    """Return the genres of `path`, and what groups it into albums. Reads its tags only.
+    """Return genres and moods of `path`, and what groups it into albums. Reads its tags only.
 
     `options` tell which text joins genres. Raises Unreadable, FileChanged, NotAudio (empty file)
     or TagsUnsupported.
     """
     with open_regular(path) as file, _refusing(path):
-        return _clean(_container(path, file).read(file), options or TagOptions())
+        return _clean(_container(path, file).read(file, EDITABLE), options or TagOptions())
 
 
 def prepare_write(
@@ -155,11 +176,13 @@ def prepare_write(
     genres: tuple[str, ...],
     options: TagOptions,
     *,
+    moods: tuple[str, ...] | None = None,
     known: KnownAudio | None = None,
 ) -> PreparedWrite | None:
     """Make and check a copy of `path` with these `genres`; none remove the tag.
 
-    Returns None if the file says so already. `known` saves a pass over a file that has not
+    So with `moods`, but for None they stay. What says so already is not touched; returns None if
+    both do. `known` saves a pass over a file that has not
     changed since its audio was digested. A link is followed to its file. The original is not
     touched, and no copy stays after an error: ReadOnly, Hardlinked, NoSpace, FileChanged,
     Unreadable, NotAudio, TagsUnsupported (tags broken, or unable to hold these names), or
@@ -167,7 +190,7 @@ def prepare_write(
     """
     replacement = Replacement.beside(resolve_links(path))
     try:
-        return _prepare(replacement, genres, options, known)
+        return _prepare(replacement, genres, moods, options, known)
     except BaseException:
         replacement.abandon()
         raise
@@ -185,7 +208,7 @@ def restore_bytes(
     """Give `path` back the very bytes, and the modification time, that it had before a write.
 
     Returns the file's status; a file that is as it was already is left alone. Raises EditedSince
-    if the file is not the one that was written (see `restore_genre`), UnsafeWrite if the delta
+    if the file is not the one that was written (see `restore_names`), UnsafeWrite if the delta
     does not give the former bytes, and what `prepare_write` raises about disk and permissions.
     """
     path = resolve_links(path)
@@ -213,18 +236,28 @@ def restore_bytes(
         raise
 
 
-def restore_genre(
-    path: Path, before: tuple[str, ...], after: tuple[str, ...], options: TagOptions
-) -> PreparedWrite | None:
-    """Prepare to set the genre of an edited file back from our `after` to its former `before`.
+def restore_names(
+    path: Path,
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    options: TagOptions,
+    *,
+    moods: tuple[str, ...] | None = None,
+) -> tuple[FileTags, PreparedWrite | None]:
+    """Prepare to set an edited file's genre back from our `after` to its former `before`, and to
+    remove the `moods` that we wrote.
 
-    Returns None if it is `before` already. Raises EditedSince if it is neither: the user chose a
-    genre, and that stays.
+    Returns what the file says now, and no copy if it is as it was. What is ours no more is the
+    user's choice and stays. Raises EditedSince if nothing is ours.
     """
-    genres = read_tags(path, options).genres
-    if genres not in {before, after}:
-        raise EditedSince(path, f"has got another genre since: {'; '.join(genres) or 'none'}")
-    return prepare_write(path, before, options)
+    found = read_tags(path, options)
+    genre_is_ours = before != after and found.genres in {before, after}
+    moods_are_ours = moods is not None and found.moods in {(), moods}
+    if not genre_is_ours and not moods_are_ours:
+        what, names = ("genre", found.genres) if before != after else ("mood", found.moods)
+        raise EditedSince(path, f"has got another {what} since: {'; '.join(names) or 'none'}")
+    genres = before if genre_is_ours else found.genres
+    return found, prepare_write(path, genres, options, moods=() if moods_are_ours else None)
 
 
 # What the file says
@@ -243,16 +276,21 @@ def _clean(found: Found, options: TagOptions) -> FileTags:
 
     return FileTags(
         format=found.format,
-        genres=_split(found.format, found.texts.get("genre", []), options),
+        genres=_split("genre", found.format, found.texts.get("genre", []), options),
         album=first("album"),
         album_artist=first("album_artist"),
         title=first("title"),
         artist=first("artist"),
+        moods=_split("mood", found.format, found.texts.get("mood", []), options),
     )
 
 
-def _split(format_name: str, values: list[str], options: TagOptions) -> tuple[str, ...]:
-    """Return the genres that stand in `values`, which are as they are in the file."""
+def _names(tags: FileTags, field: str) -> tuple[str, ...]:
+    return tags.genres if field == "genre" else tags.moods
+
+
+def _split(field: str, format_name: str, values: list[str], options: TagOptions) -> tuple[str, ...]:
+    """Return the genres or moods that stand in `values`, which are as they are in the file."""
     pieces = values
     for separator in ("\0", ";", _separator(format_name, options)):
         if separator:
@@ -260,7 +298,7 @@ def _split(format_name: str, values: list[str], options: TagOptions) -> tuple[st
                 part for piece in pieces for part in piece.split(separator.strip() or separator)
             ]
     names = [piece.strip() for piece in pieces]
-    if format_name.startswith("id3"):
+    if field == "genre" and format_name.startswith("id3"):
         names = [name.strip() for piece in names for name in resolve_id3_reference(piece)]
     return tuple(dict.fromkeys(name for name in names if name))
 
@@ -272,30 +310,30 @@ def _separator(format_name: str, options: TagOptions) -> str | None:
     return next((text for name, text in options.join.items() if name == format_name), None)
 
 
-def _values(genres: tuple[str, ...], options: TagOptions) -> Callable[[str], list[str]]:
-    """Return the function from a tag format to the values that hold `genres` in it."""
+def _values(names: tuple[str, ...], options: TagOptions) -> Values:
+    """Return the function from a tag format to the values that hold `names` in it."""
 
     def values(format_name: str) -> list[str]:
         separator = _separator(format_name, options)
-        return [separator.join(genres)] if separator and genres else list(genres)
+        return [separator.join(names)] if separator and names else list(names)
 
     return values
 
 
 def _check_names(
-    path: Path, format_name: str, genres: tuple[str, ...], options: TagOptions
+    path: Path, field: str, format_name: str, names: tuple[str, ...], options: TagOptions
 ) -> None:
     """Refuse names that would not be read back as they are: "17" in ID3, "A; B" anywhere."""
-    for genre in genres:
-        back = _split(format_name, [genre], options)
-        if back != (genre,):
+    for name in names:
+        back = _split(field, format_name, [name], options)
+        if back != (name,):
             meaning = " and ".join(map(repr, back)) or "nothing"
             raise TagsUnsupported(
                 path,
-                f"the genre name {genre!r} would be read as {meaning} in its {format_name} tag",
+                f"the {field} name {name!r} would be read as {meaning} in its {format_name} tag",
             )
-    if len(set(genres)) != len(genres):
-        raise TagsUnsupported(path, f"a genre is given twice: {'; '.join(genres)}")
+    if len(set(names)) != len(names):
+        raise TagsUnsupported(path, f"a {field} is given twice: {'; '.join(names)}")
 
 
 @contextmanager
@@ -321,25 +359,31 @@ def _check_replaceable(path: Path, status: os.stat_result, options: TagOptions) 
 def _prepare(
     replacement: Replacement,
     genres: tuple[str, ...],
+    moods: tuple[str, ...] | None,
     options: TagOptions,
     known: KnownAudio | None,
 ) -> PreparedWrite | None:
     """Fill and check the replacement. On an error the caller abandons it."""
     path = replacement.path
+    wanted = {"genre": genres} if moods is None else {"genre": genres, "mood": moods}
     with open_regular(path) as file, ThreadPoolExecutor(2, "hash") as pool:
         with _refusing(path):
             container = _container(path, file)
-            found = container.read(file)
-            before = _clean(found, options)
-            if before.genres == genres:
+            before = _clean(container.read(file, EDITABLE), options)
+            wanted = {
+                field: names for field, names in wanted.items() if names != _names(before, field)
+            }
+            if not wanted:
                 return None
-            values = _values(genres, options)
-            _check_names(path, found.format, genres, options)
-            splices = container.edit(file, values)
+            for field, names in wanted.items():
+                _check_names(path, field, before.format, names, options)
+            found = container.read(file, wanted)
+            edits = {field: _values(names, options) for field, names in wanted.items()}
+            splices = container.edit(file, edits)
         status = os.fstat(file.fileno())
         _check_replaceable(path, status, options)
         before_hash = pool.submit(hash_file, file)  # hashing is most of the work
-        opinion = _second_opinion(path, path, found.format)
+        opinion = _second_opinion(path, path, found.format, edits)
         if known and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
             digest = known.digest
         else:
@@ -350,14 +394,16 @@ def _prepare(
             mtime_ns=status.st_mtime_ns if options.keep_mtime else None,
         )
         after_hash = pool.submit(_hash_path, replacement.temp_path)
-        _check_copy(replacement, container, found, opinion, values, genres, options)
+        _check_copy(replacement, container, found, opinion, edits, wanted, options)
         _check_digest(replacement, digest)
         delta = make_delta(path, replacement.temp_path, old_hash=before_hash.result())
         prepared = PreparedWrite(
             replacement=replacement,
             format=found.format,
             before=before.genres,
-            after=genres,
+            after=wanted.get("genre", before.genres),
+            moods_before=before.moods,
+            moods_after=wanted.get("mood", before.moods),
             before_hash=before_hash.result().hex(),
             after_hash=after_hash.result().hex(),
             delta=delta,
@@ -387,27 +433,35 @@ def _check_copy(
     container: Container,
     found: Found,
     opinion: _Opinion,
-    values: Callable[[str], list[str]],
-    genres: tuple[str, ...],
+    edits: Edits,
+    wanted: Mapping[str, tuple[str, ...]],
     options: TagOptions,
 ) -> None:
-    """Raise UnsafeWrite unless the copy differs by the genre alone, by us and by mutagen."""
+    """Raise UnsafeWrite unless the copy differs by what is wanted alone, by us and by mutagen."""
     path = replacement.path
     try:
         with open_regular(replacement.temp_path) as copy:
-            after = container.read(copy)
+            after = container.read(copy, wanted)
     except (ContainerError, struct.error, IndexError, UnicodeError) as error:
         raise UnsafeWrite(path, f"the edited copy is damaged: {error}") from error
-    if after.format != found.format or _clean(after, options).genres != genres:
-        raise UnsafeWrite(path, "the edited copy does not say the new genre")
-    others = [{**one.texts, "genre": []} for one in (found, after)]
+    before, now = _clean(found, options), _clean(after, options)
+    for field in EDITABLE:
+        if after.format != found.format or (
+            _names(now, field) != wanted.get(field, _names(before, field))
+        ):
+            raise UnsafeWrite(path, f"the edited copy does not say the {field} that it should")
+    # Names were compared; how they stand in the file may differ where a new tag takes them over.
+    others = [{**one.texts, **{key: [] for key in EDITABLE}} for one in (found, after)]
+    what = " and ".join(wanted)
     if others[0] != others[1] or list(after.rest[: len(found.rest)]) != list(found.rest):
-        raise UnsafeWrite(path, "the edit would have changed more than the genre")
-    second = _second_opinion(path, replacement.temp_path, found.format)
-    if second.genres != values(found.format):
-        raise UnsafeWrite(path, f"mutagen reads the genre of the copy as {second.genres}")
+        raise UnsafeWrite(path, f"the edit would have changed more than the {what}")
+    second = _second_opinion(path, replacement.temp_path, found.format, edits)
+    for field, values in edits.items():
+        if second.names[field] != values(found.format):
+            text = f"mutagen reads the {field} of the copy as {second.names[field]}"
+            raise UnsafeWrite(path, text)
     if second.others != opinion.others or not opinion.sounds_like(second):
-        raise UnsafeWrite(path, "mutagen finds more than the genre changed in the copy")
+        raise UnsafeWrite(path, f"mutagen finds more than the {what} changed in the copy")
 
 
 def _check_digest(replacement: Replacement, digest: str) -> None:
@@ -424,7 +478,7 @@ def _check_digest(replacement: Replacement, digest: str) -> None:
 
 @dataclass(frozen=True)
 class _Opinion:
-    genres: list[str]
+    names: dict[str, list[str]]  # of the edited fields, as they are in the file
     others: object  # all other tags, comparable
     info: tuple[object, ...]  # what the audio is
     length: float  # seconds
@@ -434,7 +488,7 @@ class _Opinion:
         return self.info == other.info and abs(self.length - other.length) < _LENGTH_TOLERANCE
 
 
-def _second_opinion(name: Path, path: Path, format_name: str) -> _Opinion:
+def _second_opinion(name: Path, path: Path, format_name: str, fields: Collection[str]) -> _Opinion:
     """Return what mutagen reads in `path`. Errors speak of `name`."""
     try:
         file = mutagen.File(path)
@@ -444,37 +498,50 @@ def _second_opinion(name: Path, path: Path, format_name: str) -> _Opinion:
                 tags = APEv2(path)
             except APENoHeaderError:
                 tags = None
-        genres, others = _take_genre(tags)
+        names, others = _take_fields(tags, format_name, fields)
     except Exception as error:  # mutagen raises anything over damaged tags
         raise TagsUnsupported(name, f"mutagen cannot read its tags: {error}") from error
     if file is None:
         raise TagsUnsupported(name, "mutagen does not know its format")
     info = file.info
     audio = [getattr(info, key, None) for key in ("sample_rate", "channels", "bits_per_sample")]
-    return _Opinion(genres, others, (type(file), *audio), float(info.length))
+    return _Opinion(names, others, (type(file), *audio), float(info.length))
 
 
-def _take_genre(tags: Any) -> tuple[list[str], object]:  # noqa: ANN401 - mutagen is not typed
-    """Return mutagen's genres as they are in the file, and all other tags in comparable form."""
+def _take_fields(
+    tags: Any,  # noqa: ANN401 - mutagen is not typed
+    format_name: str,
+    fields: Collection[str],
+) -> tuple[dict[str, list[str]], object]:
+    """Return mutagen's values of `fields` as they are in the file, and all other tags in
+    comparable form.
+    """
+    names: dict[str, list[str]] = {field: [] for field in fields}
     if tags is None:
-        return [], {}
-    mine = {"tcon", "genre", "\xa9gen", "wm/genre"}
+        return names, {}
+    keys = _KEYS["id3" if format_name.startswith("id3") else format_name]
+    field_of = {key: field for key, field in keys.items() if field in fields}
     if isinstance(tags, list):  # Vorbis comments, ASF attributes
-        genres = [str(value) for key, value in tags if key.lower() in mine]
-        # A comment without "=" gets a name with its place in it, which an edit may move.
-        return genres, [
-            (_PLACE.sub("unknown", key), _plain(value))
-            for key, value in tags
-            if key.lower() not in mine
-        ]
-    found: list[str] = []
+        rest = []
+        for key, value in tags:
+            if field := field_of.get(key.lower()):
+                names[field].append(str(value))
+            else:
+                # A comment without "=" gets a name with its place in it, which an edit may move.
+                rest.append((_PLACE.sub("unknown", key), _plain(value)))
+        return names, rest
     others = {}
     for key, value in tags.items():
-        if key.lower() in mine:
-            found = [str(text) for text in value]
+        if field := field_of.get(key.lower()):
+            names[field] += [_text(one) for one in value]
         else:
             others[key] = _plain(value)
-    return found, others
+    return names, others
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - mutagen is not typed
+    """Return a value of mutagen's as text: MP4's free forms are bytes."""
+    return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _plain(value: Any) -> object:  # noqa: ANN401 - mutagen is not typed

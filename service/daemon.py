@@ -90,7 +90,6 @@ class Daemon:
             self._wanted = Wanted(self._store)
             # There is one daemon and it has no worker yet: whoever holds a job is dead.
             self._jobs.release(self._jobs.owners(), time.time())
-            self._models = Ensemble(self._config.ensemble).fingerprint
             self._supervisor = Supervisor(self._jobs, self._config, store_path)
             stack.callback(self._supervisor.stop)
             self._plex = PlexWorker(
@@ -229,7 +228,7 @@ class Daemon:
             self._poke()
 
     def _is_known(self, path: Path, size: int, mtime_ns: int) -> bool:
-        known = self._store.known_files([path], self._models)
+        known = self._store.known_files([path], models="")
         return any(
             (track.size, track.mtime_ns) == (size, mtime_ns)
             and (track.digest is not None or track.error is not None)
@@ -354,6 +353,7 @@ class Daemon:
             plex=self._plex.status(),
             folders=tuple(_folder_status(watch) for watch in self._watches),
             models_loaded=self._supervisor.running,
+            left_out=Ensemble.from_config(self._config).notes,
             tracks_done=self._count_done(),
             since=self._started,
         )
@@ -380,7 +380,7 @@ class Daemon:
         tracks = select_tracks(
             self._store,
             selection,
-            self._models,
+            Ensemble.from_config(self._config).fingerprint,
             self._plex.library_folders if self._config.plex.url else None,
             self._stopping.is_set,
         )
@@ -428,7 +428,6 @@ class Daemon:
                 log.warning("%s: what changed here counts from the next restart on", name)
                 config = config.model_copy(update={name: getattr(former, name)})
         self._config = config
-        self._models = Ensemble(config.ensemble).fingerprint
         if former != config:
             self._supervisor.reload(config)
         self._schedule.reload(config.schedule)

@@ -106,7 +106,7 @@ def _work(order: Order, signals: _Signals) -> int:
     from reclass_plex.sync import Wanted
 
     options = order.config.worker
-    ensemble = Ensemble(order.config.ensemble, choose_device(order.device))
+    ensemble = Ensemble.from_config(order.config, choose_device(order.device))
     ensemble.load()
     decoders = Decoders(options.decoders or min(4, pipeline.count_cores()))
     with Store.open(order.store) as store:

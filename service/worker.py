@@ -168,9 +168,9 @@ class Worker:
         return self._store.album_mates(albums, paths, self._ensemble.fingerprint)
 
     def _want(self, result: TrackResult) -> None:
-        genres = pipeline.genres_for_plex(result)
-        if self._wanted is not None and genres:
-            wish = WantedGenres(result.path, genres, self._start_run())
+        genres, labels = pipeline.genres_for_plex(result), pipeline.labels_for_plex(result)
+        if self._wanted is not None and (genres or any(labels)):
+            wish = WantedGenres(result.path, genres, self._start_run(), *labels)
             self._wanted.want([wish], time.time())
 
     def _settle(self, job: Job, result: TrackResult) -> None:

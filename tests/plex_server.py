@@ -3,9 +3,10 @@
 plexapi talks to it unchanged. It is stricter than the real one: a path or a parameter that it
 does not know is answered 400 and kept in `errors`, so that a test can assert that there was none.
 It follows what is publicly known of real servers, also where that is awkward: a listing shows
-only the first two genres of an item and no locks, a refresh takes back every genre that is not
-locked, and a folder to scan that it does not know is ignored in silence. Where the real server's
-behaviour is not known there is a switch (`tag_edits`, `one_removal`).
+only the first two genres of an item and no locks, a refresh takes back every genre (mood, style)
+that is not locked, tracks have no styles, and a folder to scan that it does not know is ignored in
+silence. Where the real server's behaviour is not known there is a switch (`tag_edits`,
+`one_removal`).
 
 As a script: python tests/plex_server.py --music DIR [--seen-as /music] [--port N] [--token T]
 """
@@ -54,7 +55,10 @@ _JPEG = base64.b64decode("/9j/4AAQSkZJRgABAQAAAQABAAD/2Q==")  # a header and an 
 
 @dataclass(eq=False)
 class Item:
-    """An artist, an album or a track. `agent_genres` is what a refresh brings back."""
+    """An artist, an album or a track. `agent_genres` is what a refresh brings back.
+
+    The agent knows no moods or styles. A track has no styles.
+    """
 
     key: int
     kind: Kind
@@ -65,10 +69,16 @@ class Item:
     updated_at: int
     index: int = 1
     genres: list[str] = field(default_factory=list)
+    moods: list[str] = field(default_factory=list)
+    styles: list[str] = field(default_factory=list)
     agent_genres: tuple[str, ...] = ()
     locked: set[str] = field(default_factory=set)
     files: list[str] = field(default_factory=list)
     children: list[Item] = field(default_factory=list)
+
+    def tags(self, of: str) -> list[str]:
+        """Return the tags of a field, to be changed in place."""
+        return {"genre": self.genres, "mood": self.moods, "style": self.styles}[of]
 
     def ancestor(self, kind: str) -> Item | None:
         """Return the artist or album that this belongs to, or the item itself."""
@@ -305,18 +315,19 @@ class PlexStandIn:
                     self.remove(item.parent)
         self.later(lambda: self.notify([item], DELETED))
 
-    def edit_by_user(self, item: Item, genres: Iterable[str]) -> None:
-        """Do what someone does in Plex's own editor: set the genres, and so lock them."""
+    def edit_by_user(self, item: Item, tags: Iterable[str], of: str = "genre") -> None:
+        """Do what someone does in Plex's own editor: set a field's tags, and so lock them."""
         with self.lock:
-            item.genres = list(genres)
-            item.locked.add("genre")
+            item.tags(of)[:] = tags
+            item.locked.add(of)
 
     def refresh(self, items: Iterable[Item]) -> None:
-        """Fetch the metadata again: every genre that is not locked is the agent's again."""
+        """Fetch the metadata again: every field that is not locked is the agent's again."""
         with self.lock:
             for item in items:
-                if "genre" not in item.locked:
-                    item.genres = list(item.agent_genres)
+                agent = {"genre": item.agent_genres, "mood": (), "style": ()}
+                for of in agent.keys() - item.locked:
+                    item.tags(of)[:] = agent[of]
 
     def _add(self, library: Library, kind: Kind, title: str, parent: Item | None, at: int) -> Item:
         item = Item(self._next_key, kind, title, library, parent, at, at)
@@ -472,13 +483,12 @@ class PlexStandIn:
         except KeyError:
             raise NotFound from None
 
-    def edit_tags(self, item: Item, tags: list[str], removals: list[str]) -> None:
-        """Add genres to an item or put them in place of its own, and take some away."""
-        if tags and self.tag_edits == "replace":
-            item.genres = []
-        present = {genre.casefold() for genre in item.genres}
-        item.genres += [tag for tag in tags if tag.casefold() not in present]
-        item.genres = [genre for genre in item.genres if genre not in removals]
+    def edit_tags(self, item: Item, of: str, tags: list[str], removals: list[str]) -> None:
+        """Add tags to a field or put them in place of its own, and take some away."""
+        now = [] if tags and self.tag_edits == "replace" else list(item.tags(of))
+        present = {tag.casefold() for tag in now}
+        now += [tag for tag in tags if tag.casefold() not in present]
+        item.tags(of)[:] = [tag for tag in now if tag not in removals]
         item.updated_at = int(time.time())
 
 
@@ -549,6 +559,9 @@ def _item_xml(item: Item, *, detail: bool, excluded: frozenset[str] = frozenset(
         shown = item.genres if detail else item.genres[:LISTED_GENRES]
         content += "".join(f"<Genre tag={quoteattr(genre)}/>" for genre in shown)
     if detail:
+        for name, tags in (("Mood", item.moods), ("Style", item.styles)):
+            if name not in excluded:
+                content += "".join(f"<{name} tag={quoteattr(tag)}/>" for tag in tags)
         content += "".join(f'<Field locked="1" name="{name}"/>' for name in sorted(item.locked))
     return f"<{tag}{attributes}>{content}</{tag}>"
 
@@ -685,23 +698,31 @@ def _edit(plex: PlexStandIn, call: Call) -> Reply:
     for item in items:
         if item.library is not library or item.kind != kind:
             raise BadRequest(f"{item.key} is not of type {kind} in library {library.key}")
+    edited = {re.split(r"[\[.]", name)[0] for name in call.query if _EDIT.fullmatch(name)}
+    for of in sorted(edited):
+        _edit_field(plex, call, items, kind, of)
+    plex.later(lambda: plex.notify(items, PROCESSED))
+    return 200, ""
+
+
+def _edit_field(plex: PlexStandIn, call: Call, items: list[Item], kind: Kind, of: str) -> None:
     tags = [
         call.query[name]
         for name in sorted(call.query)
-        if name.startswith("genre[") and name[6] != "]"
+        if re.fullmatch(rf"{of}\[\d+\]\.tag\.tag", name)
     ]
-    if kind == "track" and tags and _is_older(plex.version, (1, 40, 0)):
+    if kind == "track" and of == "style":
+        raise BadRequest("tracks have no styles")
+    if kind == "track" and of == "genre" and tags and _is_older(plex.version, (1, 40, 0)):
         raise BadRequest("no track genres before 1.40.0")
-    removals = [unquote(tag) for tag in call.query.get("genre[].tag.tag-", "").split(",") if tag]
+    removals = [unquote(tag) for tag in call.query.get(f"{of}[].tag.tag-", "").split(",") if tag]
     with plex.lock:
         for item in items:
-            plex.edit_tags(item, tags, removals[:1] if plex.one_removal else removals)
-            if call.query.get("genre.locked") == "1":
-                item.locked.add("genre")
-            elif call.query.get("genre.locked") == "0":
-                item.locked.discard("genre")
-    plex.later(lambda: plex.notify(items, PROCESSED))
-    return 200, ""
+            plex.edit_tags(item, of, tags, removals[:1] if plex.one_removal else removals)
+            if call.query.get(f"{of}.locked") == "1":
+                item.locked.add(of)
+            elif call.query.get(f"{of}.locked") == "0":
+                item.locked.discard(of)
 
 
 def _get_metadata(plex: PlexStandIn, call: Call) -> Reply:
@@ -744,7 +765,7 @@ _INCLUDES = (
 _FILTER = re.compile(r"(?:(artist|album|track)\.)?(title|genre|addedAt|id)(|=|>>|<<)")
 _LISTING = frozenset({"type", "sort", "limit", "includeGuids", "includeMeta", "includeAdvanced"})
 _LISTING |= {"includeCollections"}
-_EDITS = (re.compile(r"genre\[\d+\]\.tag\.tag"), "genre[].tag.tag-", "genre.locked")
+_EDIT = re.compile(r"(genre|mood|style)(\[\d+\]\.tag\.tag|\[\]\.tag\.tag-|\.locked)")
 _SECTION = r"/library/sections/(?P<key>\d+)"
 _ITEM = r"/library/metadata/(?P<key>\d+)"
 
@@ -756,7 +777,7 @@ _ROUTES: tuple[tuple[str, str, Iterable[str | re.Pattern[str]], _Route], ...] = 
     ("GET", "/library/sections/?", (), _get_sections),
     ("GET", f"{_SECTION}/prefs", (), _get_prefs),
     ("GET", f"{_SECTION}/all", (*_LISTING, _FILTER), _get_all),
-    ("PUT", f"{_SECTION}/all", ("type", "id", *_EDITS), _edit),
+    ("PUT", f"{_SECTION}/all", ("type", "id", _EDIT), _edit),
     ("GET", f"{_SECTION}/albums", ("includeGuids",), _get_albums),
     ("GET", f"{_SECTION}/collections", _LISTING, _get_collections),
     ("GET", f"{_SECTION}/genre", ("type",), _get_genres),

@@ -38,7 +38,7 @@ def run(command: str, store_path: Path, music: Path) -> None:
         found = list(find_audio_files([music], AUDIO_SUFFIXES, leftovers.append))
         changes.remove_leftovers(store, leftovers)
         run_id = store.start_run("tag")
-        ensemble = Ensemble(CONFIG.ensemble)
+        ensemble = Ensemble.from_config(CONFIG)
         for _ in tag_files(
             found, store=store, ensemble=ensemble, config=CONFIG, run_id=run_id, workers=2
         ):

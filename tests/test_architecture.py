@@ -25,12 +25,15 @@ def test_every_command_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     command = typer.main.get_command(app)
     commands = command.commands  # type: ignore[attr-defined]
-    names = {name for name in commands if name != "models"}
-    names |= {f"models {name}" for name in commands["models"].commands}
+    groups = {name for name, one in commands.items() if hasattr(one, "commands")}
+    names = set(commands) - groups
+    names |= {f"{group} {name}" for group in groups for name in commands[group].commands}
     section = readme.partition("## Commands")[2].partition("\n## ")[0]
     first_column = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
     documented = {
-        name for cell in first_column for name in re.findall(r"`(models [a-z]+|[a-z]+)\b", cell)
+        name
+        for cell in first_column
+        for name in re.findall(rf"`((?:{'|'.join(groups)}) [a-z]+|[a-z]+)\b", cell)
     }
     assert documented == names
 

@@ -54,7 +54,7 @@ def test_a_genre_set_since_the_plan_was_made_is_kept(store: Store, song: Path) -
     known = know(store, song)
     set_genre(song, "Skiffle")
     with pytest.raises(FileChanged, match="got another genre meanwhile"):
-        changes.apply_genres(store, store.start_run("tag"), known, ("Rock",), OPTIONS)
+        changes.apply_tags(store, store.start_run("tag"), known, ("Rock",), OPTIONS)
     assert tags.read_tags(song).genres == ("Skiffle",)
     assert find_leftovers(song.parent) == []
     assert store.pending_changes() == store.changes() == []

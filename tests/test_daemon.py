@@ -92,8 +92,8 @@ class RecordingPlex(PlexStandIn):
         self.edits: dict[int, list[tuple[str, ...]]] = defaultdict(list)
         super().__init__()
 
-    def edit_tags(self, item: Item, tags: list[str], removals: list[str]) -> None:
-        super().edit_tags(item, tags, removals)
+    def edit_tags(self, item: Item, of: str, tags: list[str], removals: list[str]) -> None:
+        super().edit_tags(item, of, tags, removals)
         self.edits[item.key].append(tuple(item.genres))
 
 

@@ -22,15 +22,14 @@ from reclass_plex.evidence import (
     OpenSet,
     align,
     cut_windows,
-    exit_threshold,
     is_silent,
-    load_ensemble,
     load_open_set,
     pool_votes,
     pool_windows,
 )
 from reclass_plex.heads import CARD, TENSORS, TREES, Head, Measured, ModelCard, load_card, load_head
 from reclass_plex.models import DATA, list_models, load_tensors, read_sums, write_sums
+from reclass_plex.profiles import exit_threshold, load_ensemble
 
 SHIPPED = sorted((DATA / "heads").iterdir())
 GENRES = ("Blues", "Jazz", "Rock")

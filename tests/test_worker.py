@@ -47,7 +47,7 @@ def make_worker(store: Store, **options: object) -> Worker:
     settings |= options
     config = settings.pop("config")
     assert isinstance(config, Config)
-    return Worker(store, config, Ensemble(config.ensemble), **settings)  # type: ignore[arg-type]
+    return Worker(store, config, Ensemble.from_config(config), **settings)  # type: ignore[arg-type]
 
 
 def put(store: Store, *paths: Path) -> Jobs:
@@ -267,7 +267,7 @@ def test_decoders_name_the_file_that_is_no_music(music: Path) -> None:
 
 
 def test_verdicts_through_decoders_are_the_same(music: Path) -> None:
-    ensemble = Ensemble(CONFIG.ensemble)
+    ensemble = Ensemble.from_config(CONFIG)
     decoders = Decoders(1)
     try:
         there, _ = pipeline.classify_file(SURE, ensemble, decoders.decode)

@@ -1,19 +1,22 @@
-"""Where each container keeps its genre: found, and edited, as bytes.
+"""Where each container keeps its genre and its mood: found, and edited, as bytes.
 
 Each module reads (`Found`) and edits (a list of `Splice`) without touching the file; whatever is
-not the genre is carried over as it is and never interpreted, so that nothing can be lost in a
-translation. Damaged or unknown structures are refused (`ContainerError`).
+not to be edited is carried over as it is and never interpreted, so that nothing can be lost in a
+translation. Damaged or unknown structures are refused (`ContainerError`). The names of the mood's
+tags are those of MusicBrainz Picard's table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from reclass_plex.containers import asf, chunks, mp4, mpeg, ogg, vorbis
 from reclass_plex.containers.base import (
+    EDITABLE,
     ContainerError,
+    Edits,
     Found,
     Splice,
     Values,
@@ -21,15 +24,24 @@ from reclass_plex.containers.base import (
     size_of,
 )
 
-__all__ = ["Container", "ContainerError", "Found", "Splice", "Values", "find_container"]
+__all__ = [
+    "EDITABLE",
+    "Container",
+    "ContainerError",
+    "Edits",
+    "Found",
+    "Splice",
+    "Values",
+    "find_container",
+]
 
 
 @dataclass(frozen=True)
 class Container:
-    """How a kind of file is read and edited."""
+    """How a kind of file is read and edited. What is read is told from what those fields are."""
 
-    read: Callable[[BinaryIO], Found]
-    edit: Callable[[BinaryIO, Values], list[Splice]]
+    read: Callable[[BinaryIO, Collection[str]], Found]
+    edit: Callable[[BinaryIO, Edits], list[Splice]]
 
 
 _FRONT = Container(mpeg.read_front, mpeg.edit_front)

@@ -6,16 +6,18 @@ Specification: wiki.hydrogenaud.io, "APEv2 specification", "APE Tags Header", "A
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from reclass_plex.containers.base import (
+    GENRE,
     ContainerError,
+    Edits,
     Found,
     Splice,
-    Values,
     read_at,
-    replace_first,
+    replace_fields,
     size_of,
 )
 from reclass_plex.containers.id3 import ID3V1_SIZE
@@ -28,12 +30,14 @@ _LYRICS3 = 15  # bytes: the size and the end mark of a Lyrics3v2 tag
 
 _FIELD_OF = {
     b"genre": "genre",
+    b"mood": "mood",
     b"album": "album",
     b"album artist": "album_artist",
     b"albumartist": "album_artist",
     b"title": "title",
     b"artist": "artist",
 }
+_NEW_KEYS = {"genre": b"Genre", "mood": b"Mood"}
 
 
 @dataclass(frozen=True)
@@ -91,28 +95,31 @@ def find_tag(file: BinaryIO) -> Tag | None:
     return Tag(start, end, has_header, flags, reserved, tuple(_items(raw, count)))
 
 
-def read_tag(tag: Tag) -> Found:
+def read_tag(tag: Tag, fields: Collection[str] = GENRE) -> Found:
     """Return what the tag holds."""
     texts: dict[str, list[str]] = {}
     for item in tag.items:
         _, flags, key, value = _split(item)
         field = _FIELD_OF.get(key.lower())
-        if field and not flags & 6 and field not in texts:  # bits 1 and 2: 0 is text
+        is_text = not flags & 6 or field == "mood"  # bits 1 and 2: 0 is text; any mood counts
+        if field and is_text and field not in texts:
             texts[field] = value.decode("utf-8", "replace").split("\0")
-    return Found("apev2", texts, [item for item in tag.items if not _is_genre(item)])
+    return Found("apev2", texts, [item for item in tag.items if _field_of(item) not in fields])
 
 
-def edit_tag(file: BinaryIO, tag: Tag | None, values: Values) -> list[Splice]:
-    """Return what sets the genre in the file's APEv2 tag, which is created if it is None."""
-    texts = values("apev2")
+def edit_tag(file: BinaryIO, tag: Tag | None, edits: Edits) -> list[Splice]:
+    """Return what edits the file's APEv2 tag, which is created if it is None."""
     if tag is None:
         if _tag_at_start(file):
             raise ContainerError("its APE tag stands at the beginning, where nobody looks for it")
         end = tags_end(file)
         tag = Tag(end, end, True, 0, bytes(8), ())
-    old = next((item for item in tag.items if _is_genre(item)), b"")
-    new = [_item(old, texts)] if texts else []
-    items = replace_first(list(tag.items), [_is_genre(item) for item in tag.items], new)
+    new: dict[str, list[bytes]] = {}
+    for field, values in edits.items():
+        old = next((item for item in tag.items if _field_of(item) == field), b"")
+        texts = values("apev2")
+        new[field] = [_item(old, field, texts)] if texts else []
+    items = replace_fields(tag.items, [_field_of(item) for item in tag.items], new)
     if not items:
         return [Splice(tag.start, tag.end - tag.start, b"")]
     body = b"".join(items)
@@ -154,12 +161,12 @@ def _split(item: bytes) -> tuple[int, int, bytes, bytes]:
     return size, flags, key, value
 
 
-def _is_genre(item: bytes) -> bool:
-    return _FIELD_OF.get(_split(item)[2].lower()) == "genre"
+def _field_of(item: bytes) -> str | None:
+    return _FIELD_OF.get(_split(item)[2].lower())
 
 
-def _item(old: bytes, texts: list[str]) -> bytes:
-    """Return the genre item; the key keeps its case, the flags all but their type."""
-    _, flags, key, _ = _split(old) if old else (0, 0, b"Genre", b"")
+def _item(old: bytes, field: str, texts: list[str]) -> bytes:
+    """Return the field's item; the key keeps its case, the flags all but their type."""
+    _, flags, key, _ = _split(old) if old else (0, 0, _NEW_KEYS[field], b"")
     value = "\0".join(texts).encode("utf-8")
     return struct.pack("<II", len(value), flags & ~6) + key + b"\0" + value

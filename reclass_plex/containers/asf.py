@@ -1,4 +1,4 @@
-"""WMA and other ASF files: the attribute WM/Genre in the header object.
+"""WMA and other ASF files: the attributes WM/Genre and WM/Mood in the header object.
 
 Specification: Microsoft, "Advanced Systems Format (ASF) Specification" 01.20.06. The first value
 goes to the Extended Content Description, more of them to the Metadata Library, as TagLib and
@@ -8,17 +8,20 @@ mutagen do: the former shall not hold an attribute twice. Every other attribute 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 from uuid import UUID
 
 from reclass_plex.containers.base import (
+    GENRE,
+    UNREADABLE,
     ContainerError,
+    Edits,
     Found,
     Splice,
-    Values,
     read_at,
-    replace_first,
+    replace_fields,
     size_of,
 )
 
@@ -33,9 +36,11 @@ _PADDING = UUID("1806D474-CADF-4509-A4BA-9AABCB96AAE8").bytes_le
 
 _FIELD_OF = {
     "WM/Genre": "genre",
+    "WM/Mood": "mood",
     "WM/AlbumTitle": "album",
     "WM/AlbumArtist": "album_artist",
 }
+_NAME_OF = {field: name for name, field in _FIELD_OF.items()}
 _TEXT = 0  # type of an attribute
 _OBJECT = struct.Struct("<16sQ")  # GUID and size, before any object's data
 _TOP = struct.Struct("<16sQIBB")  # the header object's: also the number of objects in it
@@ -52,7 +57,7 @@ class _Object:
         return _OBJECT.pack(self.guid, _OBJECT.size + len(self.data)) + self.data
 
 
-def read_asf(file: BinaryIO) -> Found:
+def read_asf(file: BinaryIO, fields: Collection[str] = GENRE) -> Found:
     """Return what an ASF file holds."""
     _, objects = _header(file)
     texts: dict[str, list[str]] = {}
@@ -68,9 +73,12 @@ def read_asf(file: BinaryIO) -> Found:
         if item.guid in {_EXTENDED_CONTENT, _METADATA, _LIBRARY}:
             for record in _records(item):
                 name, text = _attribute(item.guid, record)
-                if text is not None and (field := _FIELD_OF.get(name)):
+                field = _FIELD_OF.get(name)
+                if text is None and field == "mood":
+                    text = UNREADABLE
+                if field and text is not None:
                     texts.setdefault(field, []).append(text)
-                if name != "WM/Genre":
+                if field not in fields:
                     rest.append(record)
         elif item.guid == _FILE_PROPERTIES:
             rest.append(item.data[:16] + item.data[24:])  # all but the file's size
@@ -79,26 +87,29 @@ def read_asf(file: BinaryIO) -> Found:
     return Found("asf", texts, rest)
 
 
-def edit_asf(file: BinaryIO, values: Values) -> list[Splice]:
-    """Return what sets the genre of an ASF file."""
+def edit_asf(file: BinaryIO, edits: Edits) -> list[Splice]:
+    """Return what edits the attributes of an ASF file."""
     size, objects = _header(file)
-    texts = values("asf")
-    if any(len(_encode(text)) > _LARGEST_VALUE for text in texts):
-        raise ContainerError("the genre is too long for its tag")
-    top = [_with_genre(item, []) if item.guid == _METADATA else item for item in objects]
-    top = _with_object(top, _EXTENDED_CONTENT, texts[:1])
+    texts = {field: values("asf") for field, values in edits.items()}
+    if any(len(_encode(text)) > _LARGEST_VALUE for field in texts.values() for text in field):
+        raise ContainerError("a name is too long for its tag")
+    first = {field: of_field[:1] for field, of_field in texts.items()}
+    more = {field: of_field[1:] for field, of_field in texts.items()}
+    none: dict[str, list[str]] = {field: [] for field in texts}
+    top = [_with_fields(item, none) if item.guid == _METADATA else item for item in objects]
+    top = _with_object(top, _EXTENDED_CONTENT, first)
     for i, item in enumerate(top):
         if item.guid == _EXTENSION:
             inner = _objects(item.data[_EXTENSION_HEAD:])
-            inner = [_with_genre(x, []) if x.guid == _METADATA else x for x in inner]
-            content = b"".join(x.render() for x in _with_object(inner, _LIBRARY, texts[1:]))
+            inner = [_with_fields(x, none) if x.guid == _METADATA else x for x in inner]
+            content = b"".join(x.render() for x in _with_object(inner, _LIBRARY, more))
             top[i] = _Object(
                 _EXTENSION, item.data[:18] + len(content).to_bytes(4, "little") + content
             )
             break
     else:
-        if len(texts) > 1:
-            raise ContainerError("its ASF header has no extension, so it can hold one genre only")
+        if any(more.values()):
+            raise ContainerError("its ASF header has no extension, so it can hold one value only")
     grown = sum(len(item.render()) for item in top) + _TOP.size - size
     for i, item in enumerate(top):
         if item.guid == _FILE_PROPERTIES:
@@ -136,23 +147,33 @@ def _objects(data: bytes) -> list[_Object]:
     return objects
 
 
-def _with_object(objects: list[_Object], guid: bytes, texts: list[str]) -> list[_Object]:
-    """Return `objects` with `texts` as the genre in the first of `guid`, made if need be."""
-    if texts and not any(item.guid == guid for item in objects):
+def _with_object(
+    objects: list[_Object], guid: bytes, texts: Mapping[str, list[str]]
+) -> list[_Object]:
+    """Return `objects` with `texts`, by field, in the first of `guid`, made if need be."""
+    if any(texts.values()) and not any(item.guid == guid for item in objects):
         objects = [*objects, _Object(guid, bytes(2))]
     done: list[_Object] = []
     for item in objects:
         first = item.guid == guid and not any(other.guid == guid for other in done)
-        done.append(_with_genre(item, texts if first else []) if item.guid == guid else item)
+        new = texts if first else {field: [] for field in texts}
+        done.append(_with_fields(item, new) if item.guid == guid else item)
     return done
 
 
-def _with_genre(item: _Object, texts: list[str]) -> _Object:
+def _with_fields(item: _Object, texts: Mapping[str, list[str]]) -> _Object:
     records = _records(item)
-    mine = [_attribute(item.guid, record)[0] == "WM/Genre" for record in records]
-    if not texts and True not in mine:
+    owners = [_FIELD_OF.get(_attribute(item.guid, record)[0]) for record in records]
+    if not any(texts.values()) and not any(field in owners for field in texts):
         return item
-    new = replace_first(records, mine, [_record(item.guid, text) for text in texts])
+    new = replace_fields(
+        records,
+        owners,
+        {
+            field: [_record(item.guid, _NAME_OF[field], text) for text in of_field]
+            for field, of_field in texts.items()
+        },
+    )
     return _Object(item.guid, len(new).to_bytes(2, "little") + b"".join(new))
 
 
@@ -193,8 +214,8 @@ def _attribute(guid: bytes, record: bytes) -> tuple[str, str | None]:
     return _decode(name), _decode(value) if kind == _TEXT else None
 
 
-def _record(guid: bytes, text: str) -> bytes:
-    name, value = _encode("WM/Genre"), _encode(text)
+def _record(guid: bytes, attribute: str, text: str) -> bytes:
+    name, value = _encode(attribute), _encode(text)
     if guid == _EXTENDED_CONTENT:
         return struct.pack("<H", len(name)) + name + struct.pack("<HH", _TEXT, len(value)) + value
     return struct.pack("<HHHHI", 0, 0, len(name), _TEXT, len(value)) + name + value

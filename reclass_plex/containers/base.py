@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 # Which of a container's texts are read; the keys that hold them are each module's data.
-FIELDS = ("genre", "album", "album_artist", "title", "artist")
+FIELDS = ("genre", "mood", "album", "album_artist", "title", "artist")
+EDITABLE = ("genre", "mood")
+GENRE = frozenset({"genre"})
+UNREADABLE = "\ufffd"  # stands for a mood that is there, but is no text
 
 Values = Callable[[str], list[str]]
-"""From a tag format ("id3v2.3") to the values that the genre shall have in it (none: no
-genre); from "genres" to the genres themselves."""
+"""From a tag format ("id3v2.3") to the values that a field shall have in it (none: it goes);
+from "names" to the names themselves."""
+
+Edits = Mapping[str, Values]
+"""What an edit sets, by field: some of EDITABLE. All others stay."""
 
 
 class ContainerError(ValueError):
@@ -33,9 +39,9 @@ class Found:
     """What a container holds.
 
     `format` is that of the tag a genre is written to, there or not yet. `texts` maps each of
-    FIELDS to its values as they are in the file. `rest` is everything else that an edit of the
-    genre must leave alone, piece by piece and in order; only padding is in neither. What a new
-    tag brings with it (its version, a vendor string) comes last.
+    FIELDS to its values as they are in the file. `rest` is everything that an edit of the fields
+    that were asked for must leave alone, piece by piece and in order; only padding is in neither.
+    What a new tag brings with it (its version, a vendor string) comes last.
     """
 
     format: str
@@ -56,14 +62,25 @@ def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
     return data
 
 
-def replace_first(pieces: list[bytes], mine: list[bool], new: list[bytes]) -> list[bytes]:
-    """Return `pieces` without those that are `mine`, with `new` where the first of them was.
+def has_values(edits: Edits, format_name: str) -> bool:
+    """Tell whether an edit gives any field a value in this tag format."""
+    return any(values(format_name) for values in edits.values())
 
-    At the end, if none was.
+
+def replace_fields(
+    pieces: Sequence[bytes], owners: Sequence[str | None], new: Mapping[str, Sequence[bytes]]
+) -> list[bytes]:
+    """Return `pieces` with those of the fields in `new` replaced, each where its first one was.
+
+    `owners` names the field of each piece. What had no piece comes at the end.
     """
-    place = mine.index(True) if True in mine else len(pieces)
-    before = pieces[:place]
-    after = [
-        piece for piece, is_mine in zip(pieces[place:], mine[place:], strict=True) if not is_mine
-    ]
-    return before + new + after
+    left = dict(new)
+    result: list[bytes] = []
+    for piece, owner in zip(pieces, owners, strict=True):
+        if owner is not None and owner in new:
+            result += left.pop(owner, ())
+        else:
+            result.append(piece)
+    for more in left.values():
+        result += more
+    return result

@@ -7,18 +7,20 @@ Specifications: Microsoft/IBM, "Multimedia Programming Interface and Data Specif
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from reclass_plex.containers import id3
 from reclass_plex.containers.base import (
+    GENRE,
     ContainerError,
+    Edits,
     Found,
     Splice,
-    Values,
+    has_values,
     read_at,
-    replace_first,
+    replace_fields,
     size_of,
 )
 
@@ -59,7 +61,7 @@ class _Chunk:
     end: int  # with its padding to an even length
 
 
-def read_chunks(file: BinaryIO) -> Found:
+def read_chunks(file: BinaryIO, fields: Collection[str] = GENRE) -> Found:
     """Return what a WAV, AIFF or DSDIFF file holds: its ID3 tag, else a WAV's INFO list."""
     _, chunks, _ = _chunks(file)
     found = Found("id3v2.4")
@@ -69,22 +71,23 @@ def read_chunks(file: BinaryIO) -> Found:
         if chunk.name in _ID3_NAMES:
             if found.rest:
                 raise ContainerError("has two ID3 tags")
-            found = id3.read_tag(_content(file, chunk))
+            found = id3.read_tag(_content(file, chunk), fields)
         elif _is_info(file, chunk):
             for name, item in _info_items(_content(file, chunk)):
-                if field := _INFO.get(name):
+                field = _INFO.get(name)
+                if field:
                     info[field] = [item[8:].split(b"\0")[0].decode("utf-8", "replace")]
-                if name != b"IGNR":
+                if field not in fields:
                     rest.append(item)
         else:
             rest.append(chunk.name + (chunk.data_end - chunk.data).to_bytes(8, "big"))
     return Found(found.format, {**info, **found.texts}, [*rest, *found.rest])
 
 
-def edit_chunks(file: BinaryIO, values: Values) -> list[Splice]:
-    """Return what sets the genre of a WAV, AIFF or DSDIFF file.
+def edit_chunks(file: BinaryIO, edits: Edits) -> list[Splice]:
+    """Return what edits the tags of a WAV, AIFF or DSDIFF file.
 
-    The genre goes to the ID3 tag; a WAV's INFO list is kept in step if it names a genre.
+    Genre and mood go to the ID3 tag; a WAV's INFO list is kept in step if it names a genre.
     """
     layout, chunks, end = _chunks(file)
     splices = []
@@ -92,41 +95,42 @@ def edit_chunks(file: BinaryIO, values: Values) -> list[Splice]:
     for chunk in chunks:
         if chunk.name in _ID3_NAMES:
             tagged = True
-            content = id3.edit_tag(_content(file, chunk), values)
-        elif _is_info(file, chunk):
+            content = id3.edit_tag(_content(file, chunk), edits)
+        elif "genre" in edits and _is_info(file, chunk):
             old = _content(file, chunk)
             items = _info_items(old)
             if b"IGNR" not in dict(items):
                 continue
-            new = [_info_item(texts)] if (texts := values("genres")) else []
+            names = edits["genre"]("names")
+            new = {"genre": [_info_item(names)] if names else []}
             content = b"INFO" + b"".join(
-                replace_first([item for _, item in items], [n == b"IGNR" for n, _ in items], new)
+                replace_fields([item for _, item in items], [_INFO.get(n) for n, _ in items], new)
             )
         else:
             continue
         splices.append(
             Splice(chunk.start, chunk.end - chunk.start, _render(layout, chunk.name, content))
         )
-    if not tagged and values("id3v2.4"):
-        new_chunk = _render(layout, layout.id3_name, id3.new_tag(values))
+    if not tagged and has_values(edits, "id3v2.4"):
+        new_chunk = _render(layout, layout.id3_name, id3.new_tag(edits))
         missing = bytes((end - layout.head) % 2)  # the last chunk may lack its padding
         splices.append(Splice(end, 0, missing + new_chunk))
     grown = sum(len(splice.data) - splice.length for splice in splices)
     return [Splice(4, layout.width, layout.number(end - layout.head + grown)), *splices]
 
 
-def read_dsf(file: BinaryIO) -> Found:
+def read_dsf(file: BinaryIO, fields: Collection[str] = GENRE) -> Found:
     """Return what a DSF file holds."""
     _, start = _dsf_pointers(file)
     raw = read_at(file, start, size_of(file) - start) if start else b""
-    return id3.read_tag(raw) if id3.tag_size(raw[: id3.HEADER]) else Found("id3v2.4")
+    return id3.read_tag(raw, fields) if id3.tag_size(raw[: id3.HEADER]) else Found("id3v2.4")
 
 
-def edit_dsf(file: BinaryIO, values: Values) -> list[Splice]:
-    """Return what sets the genre of a DSF file."""
+def edit_dsf(file: BinaryIO, edits: Edits) -> list[Splice]:
+    """Return what edits the tag of a DSF file."""
     end, start = _dsf_pointers(file)
     raw = read_at(file, start, end - start) if start else b""
-    tag = id3.edit_tag(raw, values) if raw else id3.new_tag(values)
+    tag = id3.edit_tag(raw, edits) if raw else id3.new_tag(edits)
     start = start or end
     return [
         Splice(12, 16, struct.pack("<QQ", start + len(tag), start)),

@@ -1,16 +1,26 @@
 """ID3v2 tags (2.2, 2.3, 2.4) as bytes, and the ID3v1 tag at a file's end.
 
 Specifications: id3.org, "ID3 tag version 2", 2.3.0, 2.4.0 (structure and frames). A new tag is the
-old one with its genre frame replaced: no other frame is interpreted, so none can be damaged.
+old one with its genre or mood frame replaced: no other frame is changed, so none can be damaged.
+The mood is TMOO, which ID3v2.4 brought; older versions have TXXX (TXX) with the description MOOD,
+and that counts in any version.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from reclass_plex.containers.base import ContainerError, Found, Values, replace_first
+from reclass_plex.containers.base import (
+    GENRE,
+    UNREADABLE,
+    ContainerError,
+    Edits,
+    Found,
+    replace_fields,
+)
 from reclass_plex.genres import ID3V1_GENRES
 
 HEADER = 10  # bytes
@@ -18,12 +28,15 @@ _LARGEST = (1 << 28) - 1  # bytes of a tag's body: four times seven bits
 
 _FRAMES = {
     "genre": (b"TCON", b"TCO"),
+    "mood": (b"TMOO",),
     "album": (b"TALB", b"TAL"),
     "album_artist": (b"TPE2", b"TP2"),
     "title": (b"TIT2", b"TT2"),
     "artist": (b"TPE1", b"TP1"),
 }
 _FIELD_OF = {name: field for field, names in _FRAMES.items() for name in names}
+_DESCRIBED = (b"TXXX", b"TXX")  # text frames whose first value says what they are
+_MOOD = "MOOD"  # that value
 _FRAME_ID = re.compile(rb"[A-Z][A-Z0-9]{2}[A-Z0-9\0 ]?")
 _ENCODINGS = ("latin-1", "utf-16", "utf-16-be", "utf-8")
 
@@ -59,9 +72,15 @@ class Tag:
         """ "id3v2.2", "id3v2.3" or "id3v2.4"."""
         return f"id3v2.{self.version}"
 
-    def is_genre(self, frame: Frame) -> bool:
-        """Tell whether `frame` holds the genre."""
-        return _FIELD_OF.get(frame.name) == "genre"
+    def field_of(self, frame: Frame) -> str | None:
+        """Return which of the fields `frame` holds."""
+        if frame.name not in _DESCRIBED:
+            return _FIELD_OF.get(frame.name)
+        try:
+            texts = _text(self, frame)
+        except ContainerError:  # encrypted, or damaged: not for us to judge
+            return None
+        return "mood" if texts and texts[0].upper() == _MOOD else None
 
 
 def tag_size(head: bytes) -> int:
@@ -72,32 +91,36 @@ def tag_size(head: bytes) -> int:
     return HEADER + _syncsafe(head[6:10]) + footer
 
 
-def read_tag(raw: bytes) -> Found:
+def read_tag(raw: bytes, fields: Collection[str] = GENRE) -> Found:
     """Return what the ID3v2 tag `raw` holds."""
     tag = _parse(raw)
     texts: dict[str, list[str]] = {}
+    rest = []
     for frame in tag.frames:
-        if field := _FIELD_OF.get(frame.name):
-            texts.setdefault(field, []).extend(_text(tag, frame))
-    rest = [tag.body[frame.start : frame.end] for frame in tag.frames if not tag.is_genre(frame)]
+        field = tag.field_of(frame)
+        if field:
+            texts.setdefault(field, []).extend(_values_of(tag, frame, field))
+        if field not in fields:
+            rest.append(tag.body[frame.start : frame.end])
     rest.append(tag.body[tag.frames_end :].rstrip(b"\0"))  # what follows the frames, if not padding
     return Found(tag.format, texts, [raw[:4], *rest, raw[tag_size(raw[:HEADER]) :]])
 
 
-def edit_tag(raw: bytes, values: Values) -> bytes:
-    """Return the ID3v2 tag `raw` with its genre set. It keeps its size if its padding allows.
+def edit_tag(raw: bytes, edits: Edits) -> bytes:
+    """Return the ID3v2 tag `raw`, edited. It keeps its size if its padding allows.
 
     What follows the tag in `raw` stays.
     """
     tag = _parse(raw)
     raw, behind = raw[: tag_size(raw[:HEADER])], raw[tag_size(raw[:HEADER]) :]
     body = tag.body
-    new = (
-        [_genre_frame(tag.version, texts, tag.plain_sizes)] if (texts := values(tag.format)) else []
-    )
-    pieces = replace_first(
+    new = {
+        field: [_field_frame(tag.version, field, texts, tag.plain_sizes)] if texts else []
+        for field, texts in ((field, values(tag.format)) for field, values in edits.items())
+    }
+    pieces = replace_fields(
         [body[frame.start : frame.end] for frame in tag.frames],
-        [tag.is_genre(frame) for frame in tag.frames],
+        [tag.field_of(frame) for frame in tag.frames],
         new,
     )
     content = body[: tag.frames_start] + b"".join(pieces)
@@ -114,8 +137,8 @@ def edit_tag(raw: bytes, values: Values) -> bytes:
     return raw[:6] + _to_syncsafe(len(body)) + body + behind
 
 
-def new_tag(values: Values, id3v1: bytes = b"") -> bytes:
-    """Return an ID3v2.4 tag with the genre, and with what the `id3v1` tag says besides.
+def new_tag(edits: Edits, id3v1: bytes = b"") -> bytes:
+    """Return an ID3v2.4 tag with what is set, and with what the `id3v1` tag says besides.
 
     Players that find a version 2 tag do not look at version 1 any more.
     """
@@ -128,9 +151,12 @@ def new_tag(values: Values, id3v1: bytes = b"") -> bytes:
         comment = _id3v1_text(id3v1, 97, 28 if numbered else 30)
         frames.append((b"COMM", b"\0engID3v1 Comment\0" + comment if comment else b"\0"))
         frames.append((b"TRCK", b"\0" + (b"%d" % id3v1[126] if numbered else b"")))
+        if "genre" not in edits and id3v1[127] < len(ID3V1_GENRES):
+            frames.append((b"TCON", b"\0%d" % id3v1[127]))
     body = b"".join(_frame(4, name, data) for name, data in frames if len(data) > 1)
-    if texts := values("id3v2.4"):
-        body += _genre_frame(4, texts, plain_sizes=False)
+    for field, values in edits.items():
+        if texts := values("id3v2.4"):
+            body += _field_frame(4, field, texts, plain_sizes=False)
     return b"ID3\4\0\0" + _to_syncsafe(len(body)) + body
 
 
@@ -255,7 +281,25 @@ def _text(tag: Tag, frame: Frame) -> list[str]:
     return [value.lstrip("\ufeff") for value in text.split("\0")]
 
 
-def _genre_frame(version: int, values: list[str], plain_sizes: bool) -> bytes:
+def _values_of(tag: Tag, frame: Frame, field: str) -> list[str]:
+    """Return the values of a frame that holds `field`."""
+    if field != "mood":
+        return _text(tag, frame)
+    try:
+        texts = _text(tag, frame)
+    except ContainerError:  # not to be written over, yet no reason to refuse the file
+        return [UNREADABLE]
+    return texts[1:] if frame.name in _DESCRIBED else texts
+
+
+def _field_frame(version: int, field: str, values: list[str], plain_sizes: bool) -> bytes:
+    if field == "genre":
+        name = b"TCO" if version == 2 else b"TCON"
+    elif version == 4:
+        name = b"TMOO"
+    else:
+        name = b"TXX" if version == 2 else b"TXXX"
+        values = [_MOOD, *values]
     text = "\0".join(values)
     if text.isascii():
         data = b"\0" + text.encode("ascii")
@@ -265,8 +309,9 @@ def _genre_frame(version: int, values: list[str], plain_sizes: bool) -> bytes:
         try:
             data = b"\0" + text.encode("latin-1")
         except UnicodeEncodeError:
-            data = b"\1\xff\xfe" + text.encode("utf-16-le")
-    return _frame(version, b"TCO" if version == 2 else b"TCON", data, plain_sizes=plain_sizes)
+            marked = (b"\xff\xfe" + value.encode("utf-16-le") for value in values)
+            data = b"\1" + b"\0\0".join(marked)
+    return _frame(version, name, data, plain_sizes=plain_sizes)
 
 
 def _frame(version: int, name: bytes, data: bytes, *, plain_sizes: bool = False) -> bytes:

@@ -1,4 +1,4 @@
-"""MP4 and M4A: the genre in moov/udta/meta/ilst, among other atoms.
+"""MP4 and M4A: genre and mood in moov/udta/meta/ilst, among other atoms.
 
 Specifications: ISO/IEC 14496-12 (boxes, chunk offsets), Apple's "QuickTime File Format" (metadata),
 mutagen's and AtomicParsley's readings of iTunes' items. Room for a longer genre is taken from a
@@ -9,17 +9,18 @@ audio behind them are moved.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from reclass_plex.containers.base import (
+    GENRE,
     ContainerError,
+    Edits,
     Found,
     Splice,
-    Values,
     read_at,
-    replace_first,
+    replace_fields,
     size_of,
 )
 from reclass_plex.genres import ID3V1_GENRES
@@ -32,6 +33,8 @@ _FIELD_OF = {
     b"\xa9nam": "title",
     b"\xa9ART": "artist",
 }
+_FREE_FORM = b"----"  # an item that names itself: who means it, and what
+_MEAN, _MOOD = b"com.apple.iTunes", b"MOOD"
 _HANDLER = b"hdlr" + bytes(8) + b"mdirappl" + bytes(9)  # of a meta atom that we create
 _UTF8 = 1  # type of a data atom
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"mfra"}
@@ -54,28 +57,29 @@ class _Items:
     ilst: _Atom | None
 
 
-def read_mp4(file: BinaryIO) -> Found:
+def read_mp4(file: BinaryIO, fields: Collection[str] = GENRE) -> Found:
     """Return what an MP4 file holds."""
     way = _find_items(file)
     texts: dict[str, list[str]] = {}
     rest = []
     for name, item in _split_items(file, way):
-        if field := _FIELD_OF.get(name):
+        field = _field_of(name, item)
+        if field:
             texts.setdefault(field, []).extend(_texts(name, item))
-        if _FIELD_OF.get(name) != "genre":
+        if field not in fields:
             rest.append(item)
     return Found("mp4", texts, rest)
 
 
-def edit_mp4(file: BinaryIO, values: Values) -> list[Splice]:
-    """Return what sets the genre of an MP4 file."""
+def edit_mp4(file: BinaryIO, edits: Edits) -> list[Splice]:
+    """Return what edits the items of an MP4 file."""
     way = _find_items(file)
     old = _split_items(file, way)
-    texts = values("mp4")
-    new = [_render(b"\xa9gen", b"".join(map(_data, texts)))] if texts else []
-    items = replace_first(
-        [item for _, item in old], [_FIELD_OF.get(name) == "genre" for name, _ in old], new
-    )
+    new = {
+        field: [_item(field, texts)] if texts else []
+        for field, texts in ((field, values("mp4")) for field, values in edits.items())
+    }
+    items = replace_fields([item for _, item in old], [_field_of(*pair) for pair in old], new)
     ilst = _render(b"ilst", b"".join(items))
     if way.ilst is None:
         return _create(file, way, ilst)
@@ -160,6 +164,29 @@ def _split_items(file: BinaryIO, way: _Items) -> list[tuple[bytes, bytes]]:
         (atom.name, read_at(file, atom.start, atom.end - atom.start))
         for atom in _atoms(file, way.ilst.data, way.ilst.end)
     ]
+
+
+def _field_of(name: bytes, item: bytes) -> str | None:
+    """Return which of the fields an item holds."""
+    if name != _FREE_FORM:
+        return _FIELD_OF.get(name)
+    at = 8
+    said = []
+    for part in (b"mean", b"name"):
+        size = int.from_bytes(item[at : at + 4], "big")
+        if item[at + 4 : at + 8] != part or not 12 <= size <= len(item) - at:
+            return None
+        said.append(item[at + 12 : at + size])
+        at += size
+    return "mood" if (said[0], said[1].upper()) == (_MEAN, _MOOD) else None
+
+
+def _item(field: str, texts: list[str]) -> bytes:
+    values = b"".join(map(_data, texts))
+    if field == "genre":
+        return _render(b"\xa9gen", values)
+    named = _render(b"mean", bytes(4) + _MEAN) + _render(b"name", bytes(4) + _MOOD)
+    return _render(_FREE_FORM, named + values)
 
 
 def _texts(name: bytes, item: bytes) -> list[str]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from reclass_plex.containers.base import (
+    GENRE,
     ContainerError,
+    Edits,
     Found,
     Splice,
-    Values,
     read_at,
     size_of,
 )
@@ -50,22 +51,22 @@ class _Page:
         return self.data_offset + sum(self.lacing)
 
 
-def read_ogg(file: BinaryIO) -> Found:
+def read_ogg(file: BinaryIO, fields: Collection[str] = GENRE) -> Found:
     """Return what the first audio stream of an Ogg file holds."""
     _, packets, prefix = _ogg_headers(file)
-    found = parse_comments(packets[0][len(prefix) :]).found()
+    found = parse_comments(packets[0][len(prefix) :]).found(fields)
     return Found("vorbis", found.texts, [prefix[:1], *packets[1:], *found.rest])
 
 
-def edit_ogg(file: BinaryIO, values: Values) -> list[Splice]:
-    """Return what sets the genre of the first audio stream of an Ogg file.
+def edit_ogg(file: BinaryIO, edits: Edits) -> list[Splice]:
+    """Return what edits the comments of the first audio stream of an Ogg file.
 
     Its header pages are written anew, as many as there were if possible; else all later pages of
     that stream get new numbers and checksums. Other streams, multiplexed or chained, stay.
     """
     pages, packets, prefix = _ogg_headers(file)
     comments = parse_comments(packets[0][len(prefix) :])
-    block = comments.with_genre(values("vorbis"))
+    block = comments.edited(edits)
     tail = comments.tail
     if not (prefix == b"OpusTags" and tail[:1] and tail[0] & 1):  # RFC 7845: binary, to be kept
         spare = len(tail) - len(tail.rstrip(b"\0"))

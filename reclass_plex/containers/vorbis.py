@@ -2,28 +2,31 @@
 
 Specifications: xiph.org, "Ogg Vorbis I format specification: comment field and header"; RFC 9639
 (FLAC). Comments are kept as bytes, in order, whatever their case
-or encoding; only those named GENRE are replaced.
+or encoding; only those named GENRE or MOOD are replaced.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from reclass_plex.containers.base import (
+    GENRE,
     ContainerError,
+    Edits,
     Found,
     Splice,
-    Values,
     read_at,
-    replace_first,
+    replace_fields,
     size_of,
 )
 from reclass_plex.containers.id3 import HEADER, tag_size
 
 _FIELD_OF = {
     b"GENRE": "genre",
+    b"MOOD": "mood",
     b"ALBUM": "album",
     b"ALBUMARTIST": "album_artist",
     b"ALBUM ARTIST": "album_artist",
@@ -48,25 +51,24 @@ class Comments:
     items: tuple[bytes, ...]
     tail: bytes
 
-    def found(self) -> Found:
+    def found(self, fields: Collection[str] = GENRE) -> Found:
         """Return the texts, and the rest as bytes."""
         texts: dict[str, list[str]] = {}
         for item in self.items:
             key, _, value = item.partition(b"=")
             if field := _FIELD_OF.get(key.upper()):
                 texts.setdefault(field, []).append(value.decode("utf-8", "replace"))
-        others = [item for item in self.items if not _is_genre(item)]
+        others = [item for item in self.items if _field_of(item) not in fields]
         return Found("vorbis", texts, [self.vendor, *others, self.tail.rstrip(b"\0")])
 
-    def with_genre(self, texts: list[str]) -> bytes:
-        """Return the whole block with other genres, without `tail`; the key keeps its case."""
-        old = next((item for item in self.items if _is_genre(item)), b"GENRE=")
-        key = old.partition(b"=")[0]
-        items = replace_first(
-            list(self.items),
-            [_is_genre(item) for item in self.items],
-            [key + b"=" + text.encode("utf-8") for text in texts],
-        )
+    def edited(self, edits: Edits) -> bytes:
+        """Return the whole block, edited, without `tail`; a key keeps its case."""
+        new = {}
+        for field, values in edits.items():
+            old = next((item for item in self.items if _field_of(item) == field), b"")
+            key = old.partition(b"=")[0] or field.upper().encode()
+            new[field] = [key + b"=" + text.encode("utf-8") for text in values("vorbis")]
+        items = replace_fields(self.items, [_field_of(item) for item in self.items], new)
         pieces = [_sized(self.vendor), struct.pack("<I", len(items)), *map(_sized, items)]
         return b"".join(pieces)
 
@@ -91,8 +93,8 @@ def parse_comments(data: bytes) -> Comments:
     return Comments(vendor, tuple(items), data[at:])
 
 
-def _is_genre(item: bytes) -> bool:
-    return _FIELD_OF.get(item.partition(b"=")[0].upper()) == "genre"
+def _field_of(item: bytes) -> str | None:
+    return _FIELD_OF.get(item.partition(b"=")[0].upper())
 
 
 def _sized(data: bytes) -> bytes:
@@ -115,24 +117,24 @@ class _Block:
         )
 
 
-def read_flac(file: BinaryIO) -> Found:
+def read_flac(file: BinaryIO, fields: Collection[str] = GENRE) -> Found:
     """Return what a FLAC file holds."""
     _, _, blocks = _flac_blocks(file)
     comments = [block.data for block in blocks if block.kind == _COMMENT]
-    found = parse_comments(comments[0]).found() if comments else Found("vorbis")
+    found = parse_comments(comments[0]).found(fields) if comments else Found("vorbis")
     others = [bytes([block.kind]) + block.data for block in blocks if block.kind not in {1, 4}]
     return Found("vorbis", found.texts, [*others, *comments[1:], *found.rest])
 
 
-def edit_flac(file: BinaryIO, values: Values) -> list[Splice]:
-    """Return what sets the genre of a FLAC file. An ID3 tag in front stays untouched."""
+def edit_flac(file: BinaryIO, edits: Edits) -> list[Splice]:
+    """Return what edits a FLAC file. An ID3 tag in front stays untouched."""
     start, end, blocks = _flac_blocks(file)
     place = next((i for i, block in enumerate(blocks) if block.kind == _COMMENT), None)
     if place is None:
         place = 1
-        blocks.insert(1, _Block(_COMMENT, Comments(_VENDOR, (), b"").with_genre([])))
+        blocks.insert(1, _Block(_COMMENT, Comments(_VENDOR, (), b"").edited({})))
     comments = parse_comments(blocks[place].data)
-    data = comments.with_genre(values("vorbis")) + comments.tail
+    data = comments.edited(edits) + comments.tail
     if len(data) > _LARGEST_BLOCK:
         raise ContainerError("its Vorbis comments would become too large")
     blocks[place] = _Block(_COMMENT, data)

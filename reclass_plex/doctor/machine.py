@@ -188,9 +188,11 @@ def _check_models(config: Config, *, load: bool) -> Iterator[Check]:
     if not load:
         return
     try:
-        ensemble = Ensemble(config.ensemble)
+        ensemble = Ensemble.from_config(config)
         ensemble.load()
         stages = ", ".join(stage.name for stage in ensemble.spec.stages)
-        yield Check("ensemble", "ok", f"{config.ensemble.taxonomy}: {stages}")
+        yield Check("ensemble", "ok", f"{ensemble.spec.taxonomy}: {stages}")
+        for note in ensemble.notes:
+            yield Check("ensemble", "warning", note)
     except ModelError as error:
         yield Check("ensemble", "error", str(error), _REINSTALL)

@@ -59,6 +59,7 @@ class Clap:
         self.dims = int(model.config.projection_dim)
         self.model = model.eval().requires_grad_(False).to(device)
         self._tokenizer = tokenizer
+        self._compared: tuple[tuple[str, ...], Tensor] | None = None  # the last texts, embedded
         self._size, self._hop = int(extractor.fft_window_size), int(extractor.hop_length)
         bank = torch.as_tensor(extractor.mel_filters_slaney, dtype=torch.float32)
         self._mel_filters = bank.to(device)  # (513, 64)
@@ -123,7 +124,12 @@ class Clap:
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dims:
             raise ValueError(f"embeddings are (n, {self.dims}), not {tuple(embeddings.shape)}")
-        texts = self.embed_texts([prompt.format(genre) for genre in genres])
+        prompts = tuple(prompt.format(genre) for genre in genres)
+        if (
+            self._compared is None or self._compared[0] != prompts
+        ):  # mostly the same, track by track
+            self._compared = (prompts, self.embed_texts(prompts))
+        texts = self._compared[1]
         audio = functional.normalize(embeddings.to(self.device), dim=-1)
         scale: Tensor = self.model.logit_scale_a.exp()
         return (scale * (audio @ texts.T)).softmax(1)
@@ -140,13 +146,13 @@ def load_clap(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = 
     chooses it. Raises ModelError, naming file or folder, if a part is missing or damaged, if any
     tensor's name, shape or value is not as the configuration implies, or for a CLAP with fusion.
     """
-    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, RobertaTokenizerFast
+    from transformers import ClapFeatureExtractor, ClapModel, RobertaTokenizerFast
 
     for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise ModelError(f"{printable(folder / name)}: is not there")
+    config = read_config(folder)
     try:
-        config: Any = ClapConfig.from_pretrained(folder, local_files_only=True)
         extractor = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
         tokenizer = RobertaTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # what transformers raises for damaged files is not documented
@@ -170,3 +176,14 @@ def load_clap(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = 
     check_tensors(given, shapes, weights)
     model.load_state_dict(own | given, strict=True)
     return Clap(model, extractor, tokenizer, device=device, dtype=dtype)
+
+
+def read_config(folder: Path) -> Any:  # noqa: ANN401 (transformers' types need transformers)
+    """Return the `ClapConfig` in `folder`. Raises ModelError, naming the folder."""
+    from transformers import ClapConfig
+
+    try:
+        return ClapConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # what transformers raises for damaged files is not documented
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{printable(folder)}: cannot read the configuration: {reason}") from error

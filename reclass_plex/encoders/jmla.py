@@ -231,11 +231,7 @@ def load_jmla(
     published checkpoint has none. Raises ModelError, naming the file, if it is unreadable, or any
     name, shape or value is not the backbone's: 150 tensors, 86,366,208 parameters.
     """
-    path = folder / "config.json"
-    try:
-        config = VitConfig.parse(read_json(path)) if path.exists() else VitConfig()
-    except ValueError as error:
-        raise ModelError(f"{printable(path)}: {error}") from error
+    config = read_sizes(folder)
     weights, tensors = open_checkpoint(folder, FILES)
     prefix = "backbone."
     if any(name.startswith(prefix) for name in tensors):
@@ -246,3 +242,12 @@ def load_jmla(
         }
     check_tensors(tensors, config.tensor_shapes(), weights)
     return Jmla(config, tensors, pooling, device=device, dtype=dtype)
+
+
+def read_sizes(folder: Path) -> VitConfig:
+    """Return the sizes of the backbone in `folder`. Raises ModelError, naming the file."""
+    path = folder / "config.json"
+    try:
+        return VitConfig.parse(read_json(path)) if path.exists() else VitConfig()
+    except ValueError as error:
+        raise ModelError(f"{printable(path)}: {error}") from error

@@ -360,12 +360,22 @@ def load_mert(
     `dtype` is that of the matrix products; None chooses it (`choose_dtype`). Raises ModelError,
     naming the file, if it is unreadable, or any name, shape or value is not as config.json implies.
     """
-    path = folder / "config.json"
-    content = read_json(path)
-    try:
-        config = MertConfig.parse(content)
-    except ValueError as error:
-        raise ModelError(f"{printable(path)}: {error}") from error
+    config = read_config(folder)
     weights, tensors = open_checkpoint(folder, FILES)
     check_tensors(tensors, config.tensor_shapes(), weights)
     return Mert(config, tensors, layers, name=name, device=device, dtype=dtype)
+
+
+def count_layers(folder: Path) -> int:
+    """Return how many hidden states the MERT in `folder` has, 0 included. Raises ModelError."""
+    return read_config(folder).num_hidden_layers + 1
+
+
+def read_config(folder: Path) -> MertConfig:
+    """Return the sizes of the MERT in `folder`. Raises ModelError, naming the file."""
+    path = folder / "config.json"
+    content = read_json(path)
+    try:
+        return MertConfig.parse(content)
+    except ValueError as error:
+        raise ModelError(f"{printable(path)}: {error}") from error

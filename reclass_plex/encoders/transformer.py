@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+NARROW = (nn.Linear, nn.Conv1d)  # modules whose weights are in the precision that is chosen
 BF16_PAYS = 1.5  # times as fast as float32, or its rounding is not worth it
 
 
@@ -56,6 +57,13 @@ class Block(nn.Module):
         return narrowed
 
 
+def narrow_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Give a network on the meta device the types that `fill_network` gives it."""
+    for module in network.modules():
+        if isinstance(module, NARROW):
+            module.to(dtype)
+
+
 def fill_network(
     network: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, device: str
 ) -> None:
@@ -67,7 +75,7 @@ def fill_network(
     narrow = {
         f"{name}.{part}"
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv1d)
+        if isinstance(module, NARROW)
         for part in ("weight", "bias")
     }
     state = {

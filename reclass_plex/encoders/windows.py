@@ -34,13 +34,18 @@ def check_mono(samples: Tensor) -> None:
 
 def check_windows(windows: Tensor, shortest: int) -> None:
     """Raise ValueError unless `windows` are (n > 0, samples >= shortest) float32, all finite."""
+    check_shape(windows, shortest)
+    if not bool(windows.isfinite().all()):
+        raise ValueError("windows hold a NaN or an infinity")
+
+
+def check_shape(windows: Tensor, shortest: int) -> None:
+    """Raise ValueError unless `windows` are (n > 0, samples >= shortest) float32."""
     if windows.ndim != 2 or not len(windows) or windows.shape[1] < shortest:
         shape = tuple(windows.shape)
         raise ValueError(f"windows are (n > 0, samples >= {shortest}), not {shape}")
     if windows.dtype != torch.float32:
         raise ValueError(f"windows are float32, not {windows.dtype}")
-    if not bool(windows.isfinite().all()):
-        raise ValueError("windows hold a NaN or an infinity")
 
 
 def check_embeddings(states: Tensor, name: str, dtype: torch.dtype) -> Tensor:

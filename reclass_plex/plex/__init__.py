@@ -1,4 +1,4 @@
-"""Plex: which tracks a server has, where they lie, and their genres.
+"""Plex: which tracks a server has, where they lie, and their genres, moods and styles.
 
 `client` connects and reads, `edits` plans, writes and takes back, `paths` maps paths in both
 directions, `votes` finds an album's genres, `report` describes the server. What of all this is
@@ -13,6 +13,7 @@ from reclass_plex.plex.records import (
     EditOutcome,
     EditPlan,
     EditRecord,
+    Field,
     Kind,
     MusicLibrary,
     PlexItem,
@@ -22,13 +23,14 @@ from reclass_plex.plex.records import (
     same_genres,
 )
 from reclass_plex.plex.report import report_server
-from reclass_plex.plex.votes import vote_genres
+from reclass_plex.plex.votes import vote_genres, vote_labels
 
 __all__ = [
     "Connections",
     "EditOutcome",
     "EditPlan",
     "EditRecord",
+    "Field",
     "Kind",
     "MusicLibrary",
     "Plex",
@@ -47,4 +49,5 @@ __all__ = [
     "to_plex",
     "undo_edits",
     "vote_genres",
+    "vote_labels",
 ]

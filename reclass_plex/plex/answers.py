@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
-from reclass_plex.plex.records import KINDS, MusicLibrary, PlexItem, PlexTrack
+from reclass_plex.plex.records import FIELDS, KINDS, MusicLibrary, PlexItem, PlexTrack
 
 
 def read_library(element: Element) -> MusicLibrary:
@@ -37,15 +37,22 @@ def read_item(element: Element) -> PlexItem | None:
     kind = KINDS.get(element.get("type", ""))
     if kind is None:
         return None
-    locks = (one.get("name") for one in element.iter("Field") if one.get("locked") == "1")
+    locks = {one.get("name", "") for one in element.iter("Field") if one.get("locked") == "1"}
     return PlexItem(
         rating_key=int(element.get("ratingKey", 0)),
         kind=kind,
         library_key=int(element.get("librarySectionID", 0)),
-        genres=tuple(genre.get("tag", "") for genre in element.iter("Genre")),
+        genres=_tags(element, "Genre"),
         locked="genre" in locks,
         title=element.get("title", ""),
+        moods=_tags(element, "Mood"),
+        styles=_tags(element, "Style"),
+        label_locks=frozenset(locks.intersection(FIELDS[1:])),
     )
+
+
+def _tags(element: Element, name: str) -> tuple[str, ...]:
+    return tuple(one.get("tag", "") for one in element.iter(name))
 
 
 def read_setting(element: Element) -> tuple[str, str]:

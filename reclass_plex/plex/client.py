@@ -30,7 +30,7 @@ from reclass_plex.errors import ConfigError, PlexError, PlexUnauthorized, PlexUn
 from reclass_plex.plex.answers import read_item, read_library, read_setting, read_track
 from reclass_plex.plex.connections import Connections
 from reclass_plex.plex.paths import to_local
-from reclass_plex.plex.records import Kind, MusicLibrary, PlexItem, PlexTrack
+from reclass_plex.plex.records import Field, Kind, MusicLibrary, PlexItem, PlexTrack
 
 T = TypeVar("T")
 
@@ -156,33 +156,34 @@ class Plex:
                     yield track
 
     def read_items(self, rating_keys: Collection[int]) -> dict[int, PlexItem]:
-        """Return genres and locks by rating key; items that are gone are left out."""
+        """Return genres, moods, styles and locks by rating key; what is gone is left out."""
         items = (read_item(element) for element in self._read(rating_keys, _DETAILS))
         return {item.rating_key: item for item in items if item is not None}
 
-    def edit_genres(
+    def edit_tags(
         self,
         library_key: int,
         kind: Kind,
         rating_keys: Iterable[int],
+        field: Field,
         *,
         add: Iterable[str] = (),
         remove: Iterable[str] = (),
         locked: bool,
     ) -> None:
-        """Add and remove genres of items of one library and kind, and set their lock: one request.
+        """Add and remove tags of items of one library and kind, and set the field's lock.
 
-        This is the request of plexapi's saveMultiEdits. What is to be removed is encoded twice,
+        One request, that of plexapi's saveMultiEdits. What is to be removed is encoded twice,
         because the server splits it at commas after the first decoding.
         """
         keys = ",".join(map(str, rating_keys))
         arguments = [f"type={TYPE_NUMBERS[kind]}", f"id={quote(keys, safe='')}"]
         arguments += [
-            f"genre[{number}].tag.tag={quote(genre, safe='')}" for number, genre in enumerate(add)
+            f"{field}[{number}].tag.tag={quote(tag, safe='')}" for number, tag in enumerate(add)
         ]
-        if removals := ",".join(quote(genre) for genre in remove):
-            arguments.append(f"genre[].tag.tag-={quote(removals, safe='')}")
-        arguments.append(f"genre.locked={int(locked)}")
+        if removals := ",".join(quote(tag) for tag in remove):
+            arguments.append(f"{field}[].tag.tag-={quote(removals, safe='')}")
+        arguments.append(f"{field}.locked={int(locked)}")
         path = f"/library/sections/{library_key}/all?{'&'.join(arguments)}"
         self._query(path, method=self._session.put)
 

@@ -1,4 +1,4 @@
-"""Genres on the server: plan, apply, read back, repair, and take back.
+"""Genres, moods and styles on the server: plan, apply, read back, repair, and take back.
 
 A record of each edit is to be kept before it is applied; with it alone the edit can be taken back.
 """
@@ -16,6 +16,7 @@ from reclass_plex.plex.records import (
     EditOutcome,
     EditPlan,
     EditRecord,
+    Field,
     PlexItem,
     Skipped,
     same_genres,
@@ -28,10 +29,10 @@ MAX_REMOVALS = 2000  # characters of the genres to remove in one edit: addresses
 
 @dataclass(frozen=True)
 class _Change:
-    """How the item of a record shall be; `remove` is what it has and must lose."""
+    """How the record's field shall be; `remove` is what it has and must lose."""
 
     record: EditRecord
-    genres: tuple[str, ...]
+    tags: tuple[str, ...]
     locked: bool
     remove: tuple[str, ...]
 
@@ -41,8 +42,10 @@ def plan_edits(
     wanted: Mapping[int, Sequence[str]],
     former: Mapping[int, EditRecord] | None = None,
     items: Mapping[int, PlexItem] | None = None,
+    *,
+    field: Field = "genre",
 ) -> EditPlan:
-    """Decide which items (rating key: genres) must be written, and which must not.
+    """Decide which items (rating key: tags of the field) must be written, and which must not.
 
     `former` are the records of our own edits by rating key: a lock that one of them set is
     ours. Keep the plan's records, each after the item's former one, before they are applied;
@@ -52,8 +55,8 @@ def plan_edits(
         items = plex.read_items(wanted)
     records: list[EditRecord] = []
     skipped: list[Skipped] = []
-    for key, genres in wanted.items():
-        decision = _decide(plex, key, items.get(key), tuple(genres), (former or {}).get(key))
+    for key, tags in wanted.items():
+        decision = _decide(plex, key, items.get(key), field, tuple(tags), (former or {}).get(key))
         if isinstance(decision, EditRecord):
             records.append(decision)
         elif decision is not None:
@@ -77,7 +80,7 @@ def apply_edits(plex: Plex, records: Iterable[EditRecord]) -> tuple[EditOutcome,
 
 
 def undo_edits(plex: Plex, records: Iterable[EditRecord]) -> tuple[EditOutcome, ...]:
-    """Restore genres and lock as they were before, where an item still has our genres."""
+    """Restore a field and its lock as they were before, where an item still has our tags."""
     kept = tuple(records)
     items = plex.read_items([record.rating_key for record in kept])
     changes = []
@@ -86,44 +89,55 @@ def undo_edits(plex: Plex, records: Iterable[EditRecord]) -> tuple[EditOutcome, 
         item = items.get(record.rating_key)
         if item is None:
             outcomes[record] = EditOutcome(record, "gone")
-        elif not record.is_ours(item.genres):
-            now = ", ".join(item.genres) or "no genre"
+        elif not record.is_ours(item.tags(record.field)):
+            now = ", ".join(item.tags(record.field)) or f"no {record.field}"
             outcomes[record] = EditOutcome(record, "changed", f"it has {now} by now")
         else:
-            remove = without(item.genres, record.before)
+            remove = without(item.tags(record.field), record.before)
             changes.append(_Change(record, record.before, record.was_locked, remove))
     outcomes |= {outcome.record: outcome for outcome in _write(plex, changes)}
     return tuple(outcomes[record] for record in kept)
 
 
 def _decide(
-    plex: Plex, key: int, item: PlexItem | None, genres: tuple[str, ...], former: EditRecord | None
+    plex: Plex,
+    key: int,
+    item: PlexItem | None,
+    field: Field,
+    tags: tuple[str, ...],
+    former: EditRecord | None,
 ) -> EditRecord | Skipped | None:
-    """Return the edit of one item, why there is none, or None if it is as wanted."""
+    """Return the edit of one item, why there is none, or None if it is as wanted.
+
+    Moods and styles that someone locked stay, whatever the options say of genres.
+    """
     options = plex.options
     if item is None:
         return Skipped(key, "it is no longer on the server")
     if not {"track": options.tracks, "album": options.albums, "artist": options.artists}[item.kind]:
         return Skipped(key, f"plex.{item.kind}s is off")
-    if item.kind == "track" and not plex.has_track_genres:
+    if item.kind == "track" and field == "style":
+        return Skipped(key, "Plex has no styles of tracks")
+    if item.kind == "track" and field == "genre" and not plex.has_track_genres:
         return Skipped(key, f"Plex {plex.version} has no track genres; 1.40.0 has")
-    if not genres:
-        return Skipped(key, "there is no genre to write")
-    if same_genres(item.genres, genres):
+    if not tags:
+        return Skipped(key, f"there is no {field} to write")
+    now, locked = item.tags(field), item.is_locked(field)
+    if same_genres(now, tags):
         return None
-    if former is not None and former.is_ours(item.genres):
-        return replace(former, after=genres, replaced=item.genres)
-    if item.locked and not options.overwrite_locked:
-        return Skipped(key, "its genre was edited in Plex, which locked it")
+    if former is not None and former.is_ours(now):
+        return replace(former, after=tags, replaced=now)
+    if locked and not (options.overwrite_locked and field == "genre"):
+        return Skipped(key, f"its {field} was edited in Plex, which locked it")
     where = (item.rating_key, item.kind, item.library_key)
-    return EditRecord(*where, item.genres, genres, item.locked, item.genres)
+    return EditRecord(*where, now, tags, locked, now, field)
 
 
 def _write(plex: Plex, changes: Sequence[_Change]) -> tuple[EditOutcome, ...]:
     """Put changes in as few requests as can be, then read back, repair, and read again."""
     refusals: dict[int, str] = {}
     for chunk, remove in _cut_edits(changes):
-        if reason := _put(plex, chunk, chunk[0].genres, remove):
+        if reason := _put(plex, chunk, chunk[0].tags, remove):
             refusals |= {change.record.rating_key: reason for change in chunk}
     items = plex.read_items([change.record.rating_key for change in changes])
     wrong = [
@@ -144,8 +158,10 @@ def _write(plex: Plex, changes: Sequence[_Change]) -> tuple[EditOutcome, ...]:
         elif _reached(change, items[key]):
             outcomes.append(EditOutcome(change.record, "done"))
         else:
-            kept = ", ".join(items[key].genres) or "no genre"
-            reason = refusals.get(key) or f"Plex kept {kept}, locked: {items[key].locked}"
+            field = change.record.field
+            kept = ", ".join(items[key].tags(field)) or f"no {field}"
+            locked = items[key].is_locked(field)
+            reason = refusals.get(key) or f"Plex kept {kept}, locked: {locked}"
             outcomes.append(EditOutcome(change.record, "failed", reason))
     return tuple(outcomes)
 
@@ -159,31 +175,33 @@ def _repair(plex: Plex, wrong: Sequence[_Change], items: Mapping[int, PlexItem])
     adding = defaultdict(list)
     removing = defaultdict(list)
     for change in wrong:
-        item = items[change.record.rating_key]
-        group = (item.library_key, item.kind, change.genres, change.locked)
-        if without(change.genres, item.genres) or item.locked != change.locked:
+        item, field = items[change.record.rating_key], change.record.field
+        now = item.tags(field)
+        group = (item.library_key, item.kind, field, change.tags, change.locked)
+        if without(change.tags, now) or item.is_locked(field) != change.locked:
             adding[group].append(change)
-        for genre in without(item.genres, change.genres):
-            removing[(group, genre)].append(change)
-    for group, changes in adding.items():
+        for tag in without(now, change.tags):
+            removing[(group, tag)].append(change)
+    for changes in adding.values():
         for chunk in cut(changes, EDIT_CHUNK):
-            _put(plex, chunk, group[2], ())
-    for (_, genre), changes in removing.items():
+            _put(plex, chunk, chunk[0].tags, ())
+    for (_, tag), changes in removing.items():
         for chunk in cut(changes, EDIT_CHUNK):
-            _put(plex, chunk, (), (genre,))
+            _put(plex, chunk, (), (tag,))
 
 
 def _put(
-    plex: Plex, chunk: Sequence[_Change], genres: tuple[str, ...], remove: tuple[str, ...]
+    plex: Plex, chunk: Sequence[_Change], tags: tuple[str, ...], remove: tuple[str, ...]
 ) -> str:
-    """Edit items of one library, kind and lock. Returns why it was refused, or nothing."""
+    """Edit items of one library, kind, field and lock. Returns why it was refused, or nothing."""
     record = chunk[0].record
     try:
-        plex.edit_genres(
+        plex.edit_tags(
             record.library_key,
             record.kind,
             [change.record.rating_key for change in chunk],
-            add=genres,
+            record.field,
+            add=tags,
             remove=remove,
             locked=chunk[0].locked,
         )
@@ -195,7 +213,8 @@ def _put(
 
 
 def _reached(change: _Change, item: PlexItem) -> bool:
-    return same_genres(item.genres, change.genres) and item.locked == change.locked
+    field = change.record.field
+    return same_genres(item.tags(field), change.tags) and item.is_locked(field) == change.locked
 
 
 def _cut_edits(changes: Iterable[_Change]) -> Iterator[tuple[list[_Change], tuple[str, ...]]]:
@@ -207,8 +226,8 @@ def _cut_edits(changes: Iterable[_Change]) -> Iterator[tuple[list[_Change], tupl
     """
     groups = defaultdict(list)
     for change in changes:
-        where = (change.record.library_key, change.record.kind)
-        groups[(where, change.genres, change.locked)].append(change)
+        where = (change.record.library_key, change.record.kind, change.record.field)
+        groups[(where, change.tags, change.locked)].append(change)
     for group in groups.values():
         chunk: list[_Change] = []
         remove: dict[str, None] = {}

@@ -1,18 +1,20 @@
 """What the server has, and what is to be written there. Frozen; no behaviour beyond the fields.
 
 Conventions: a rating key is Plex's number of an artist, album or track; times are POSIX seconds;
-a Plex path is text as the server reports it, a local path a Path. Genres are compared without
-regard to case and order, because Plex may keep an older spelling of a tag.
+a Plex path is text as the server reports it, a local path a Path. Genres (moods, styles) are
+compared without regard to case and order, because Plex may keep an older spelling of a tag.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 Kind = Literal["artist", "album", "track"]
+Field = Literal["genre", "mood", "style"]
+FIELDS: tuple[Field, ...] = get_args(Field)
 
 KINDS: dict[str, Kind] = {"artist": "artist", "album": "album", "track": "track"}
 
@@ -43,7 +45,9 @@ class PlexTrack:
 
 @dataclass(frozen=True)
 class PlexItem:
-    """The genres of an artist, album or track, and whether someone locked them."""
+    """The genres of an artist, album or track, and whether someone locked them; so its moods and
+    styles, whose locks are in `label_locks`. Tracks have no styles.
+    """
 
     rating_key: int
     kind: Kind
@@ -51,11 +55,31 @@ class PlexItem:
     genres: tuple[str, ...]
     locked: bool
     title: str = ""
+    moods: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
+    label_locks: frozenset[str] = frozenset()
+
+    def tags(self, field: Field) -> tuple[str, ...]:
+        """Return what stands in a field."""
+        return {"genre": self.genres, "mood": self.moods, "style": self.styles}[field]
+
+    def is_locked(self, field: Field) -> bool:
+        """Say whether someone locked a field."""
+        return self.locked if field == "genre" else field in self.label_locks
+
+    def edited(self, field: Field, tags: tuple[str, ...]) -> PlexItem:
+        """Return the item after an edit of a field, which locks it."""
+        if field == "genre":
+            return replace(self, genres=tags, locked=True)
+        locks = self.label_locks | {field}
+        if field == "mood":
+            return replace(self, moods=tags, label_locks=locks)
+        return replace(self, styles=tags, label_locks=locks)
 
 
 @dataclass(frozen=True)
 class EditRecord:
-    """One edit, to be kept before it is applied: with it alone the edit can be taken back.
+    """One edit of a field, to be kept before it is applied: with it alone it can be taken back.
 
     `before` and `was_locked` are what the item was before our first edit, `replaced` what it had
     when this one was planned (another genre of ours, if it is our second).
@@ -68,6 +92,7 @@ class EditRecord:
     after: tuple[str, ...]
     was_locked: bool
     replaced: tuple[str, ...]
+    field: Field = "genre"
 
     def is_ours(self, genres: Iterable[str]) -> bool:
         """Say whether an item with these genres still has what we wrote.

@@ -1,4 +1,4 @@
-"""What the store knows of the genres of files, whoever gave them."""
+"""What the store knows of the genres, moods and styles of files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def known_genres(store: Store, paths: Collection[Path]) -> dict[Path, tuple[Genr
         for chunk in cut(asked, CHUNK):
             wanted = sa.select(plex_wanted.c.path, plex_wanted.c.genres)
             for path, genres in connection.execute(wanted.where(plex_wanted.c.path.in_(chunk))):
-                found[asked[path]] = genres
+                if genres:  # else moods or styles alone are wanted
+                    found[asked[path]] = genres
         rest = [spelling for spelling, path in asked.items() if path not in found]
         for chunk in cut(rest, CHUNK):
             files = sa.select(tracks.c.path, tracks.c.genres, tracks.c.written, tracks.c.digest)
@@ -50,6 +51,21 @@ def known_genres(store: Store, paths: Collection[Path]) -> dict[Path, tuple[Genr
     for digest, files_of in written.items():
         for path, names in files_of.items():
             found[path] = _scores(names, heard.get(digest, OWN_CONFIDENCE))
+    return found
+
+
+def wanted_labels(
+    store: Store, paths: Collection[Path]
+) -> dict[Path, tuple[tuple[GenreScore, ...], tuple[GenreScore, ...]]]:
+    """Return the moods and styles that are wanted in Plex for files."""
+    asked = {spelling: path for path in paths for spelling in spellings(path)}
+    found = {}
+    columns = (plex_wanted.c.path, plex_wanted.c.moods, plex_wanted.c.styles)
+    with store.transaction(write=False) as connection:
+        for chunk in cut(asked, CHUNK):
+            query = sa.select(*columns).where(plex_wanted.c.path.in_(chunk))
+            for path, moods, styles in connection.execute(query):
+                found[asked[path]] = (moods, styles)
     return found
 
 

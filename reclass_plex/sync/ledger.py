@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from reclass_plex.plex import EditRecord, Plex, PlexItem, apply_edits, same_genres
+from reclass_plex.plex import EditRecord, Field, Plex, PlexItem, apply_edits, same_genres
 from reclass_plex.plex.client import cut
 from reclass_plex.plex.records import without
 from reclass_plex.store import Store
@@ -63,11 +63,12 @@ def standing_edits(store: Store) -> dict[int, int]:
 
 
 class Ledger:
-    """The edits of one server."""
+    """The edits of one field of one server's items."""
 
-    def __init__(self, store: Store, server: str) -> None:
+    def __init__(self, store: Store, server: str, field: Field = "genre") -> None:
         self._store = store
         self._server = server
+        self._field = field
 
     def piles(self, rating_keys: Collection[int]) -> dict[int, list[PlexEdit]]:
         """Return the standing edits of items, oldest first; items without any are left out."""
@@ -158,7 +159,7 @@ class Ledger:
             if outcome.status == "done":
                 settled["done"].append(edit.id)
                 left[key] = [replace(e, state="done") if e.id == edit.id else e for e in left[key]]
-                now[key] = replace(items[key], genres=edit.record.after, locked=True)
+                now[key] = items[key].edited(self._field, edit.record.after)
         self.drop(never)
         for state, ids in settled.items():
             self.mark(ids, state)
@@ -167,7 +168,11 @@ class Ledger:
     def _standing(self) -> sa.Select[Any]:
         return (
             sa.select(plex_edits)
-            .where(plex_edits.c.server == self._server, plex_edits.c.state.in_(STANDING))
+            .where(
+                plex_edits.c.server == self._server,
+                plex_edits.c.field == self._field,
+                plex_edits.c.state.in_(STANDING),
+            )
             .order_by(plex_edits.c.id)
         )
 
@@ -177,12 +182,13 @@ def _look(edit: PlexEdit, item: PlexItem | None) -> Literal["done", "never", "ha
     record = edit.record
     if item is None:
         return "gone"
-    if same_genres(item.genres, record.after) and item.locked:
+    tags, locked = item.tags(record.field), item.is_locked(record.field)
+    if same_genres(tags, record.after) and locked:
         return "done"
     locked_before = edit.over is not None or record.was_locked
-    if same_genres(item.genres, record.replaced) and item.locked == locked_before:
+    if same_genres(tags, record.replaced) and locked == locked_before:
         return "never"
-    if without(item.genres, (*record.after, *record.replaced)):
+    if without(tags, (*record.after, *record.replaced)):
         return "never"  # someone edited it since: it is theirs, whatever we did before
     return "half"
 

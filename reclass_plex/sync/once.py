@@ -12,12 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reclass_plex.config import PolicyOptions
-from reclass_plex.plex import Kind, Plex, PlexItem, apply_edits, plan_edits
+from reclass_plex.plex import Field, Kind, Plex, PlexItem, apply_edits, plan_edits
 from reclass_plex.store import Store
 from reclass_plex.sync.known import taken_back
 from reclass_plex.sync.ledger import Ledger, NewEdit, PlexEdit
 from reclass_plex.sync.places import Places
-from reclass_plex.sync.targets import Target, choose_genres, find_targets
+from reclass_plex.sync.targets import (
+    Target,
+    choose_genres,
+    choose_labels,
+    fields_of,
+    find_targets,
+)
 from reclass_plex.sync.wanted import Wanted, WantedRow
 
 SYNC_LIMIT = 10_000  # files of one round: the more together, the fewer requests
@@ -41,7 +47,20 @@ class _Findings:
     left: dict[int, str] = field(default_factory=dict)
     trouble: dict[int, str] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
-    written: Counter[Kind] = field(default_factory=Counter)
+    written: dict[int, Kind] = field(default_factory=dict)
+
+    def leave(self, key: int, of: Field, reason: str) -> None:
+        """Note why a field is left as it is."""
+        _note(self.left, key, of, reason)
+
+    def fail(self, key: int, of: Field, reason: str) -> None:
+        """Note why a field must be looked after again."""
+        _note(self.trouble, key, of, reason)
+
+
+def _note(notes: dict[int, str], key: int, of: Field, reason: str) -> None:
+    said = reason if of == "genre" else f"{of}: {reason}"
+    notes[key] = f"{notes[key]}; {said}" if key in notes else said
 
 
 def sync_once(
@@ -65,46 +84,58 @@ def sync_once(
 
     found = [(place, row) for row in rows for place in places_of[row.path]]
     targets = find_targets(plex, store, places, found, policy)
-    ledger = Ledger(store, plex.uuid)
-    piles, items = ledger.settle(plex, ledger.piles(targets), plex.read_items(targets))
+    items = plex.read_items(targets)
     findings = _Findings(gone={key for key in targets if key not in items})
-    edits = _plan(plex, targets, items, piles, policy, findings)
-    _apply(plex, ledger, ledger.plan(edits, now), findings)
+    for of in fields_of(policy):
+        ledger = Ledger(store, plex.uuid, of)
+        piles, items = ledger.settle(plex, ledger.piles(targets), items)
+        edits = _plan(plex, of, targets, items, piles, policy, findings)
+        _apply(plex, ledger, ledger.plan(edits, now), findings)
     if findings.gone:
         places.look_again({track for key in findings.gone for track in targets[key].tracks}, now)
     failed = _close(wanted, rows, targets, items, findings, now)
-    return SyncResult(len(rows) - failed, len(unknown), failed, dict(findings.written))
+    written = Counter(findings.written.values())
+    return SyncResult(len(rows) - failed, len(unknown), failed, dict(written))
 
 
 def _plan(
     plex: Plex,
+    of: Field,
     targets: Mapping[int, Target],
     items: Mapping[int, PlexItem],
     piles: Mapping[int, Sequence[PlexEdit]],
     policy: PolicyOptions,
     findings: _Findings,
 ) -> list[NewEdit]:
-    """Decide which items are to be written."""
+    """Decide in which items a field is to be written."""
     former = {key: pile[-1] for key, pile in piles.items()}
     wanted: dict[int, tuple[str, ...]] = {}
     for key, item in items.items():
+        tags = targets[key].tags(of)
+        if key in findings.gone or (of != "genre" and not tags):
+            continue
         top = former.get(key)
         if top is not None and top.state == "planned":
-            findings.trouble[key] = f"Plex did not take {', '.join(top.record.after)}"
+            findings.fail(key, of, f"Plex did not take {', '.join(top.record.after)}")
             continue
-        genres = choose_genres(item, targets[key].genres, top.record if top else None, policy)
-        if isinstance(genres, str):
-            findings.left[key] = genres
-        elif genres:
-            wanted[key] = genres
+        record = top.record if top else None
+        if of == "genre":
+            chosen = choose_genres(item, tags, record, policy)
+        else:
+            chosen = choose_labels(item, of, tags, record)
+        if isinstance(chosen, str):
+            findings.leave(key, of, chosen)
+        elif chosen:
+            wanted[key] = chosen
     records = {key: edit.record for key, edit in former.items()}
-    plan = plan_edits(plex, wanted, records, items)
-    findings.left |= {one.rating_key: one.reason for one in plan.skipped}
+    plan = plan_edits(plex, wanted, records, items, field=of)
+    for one in plan.skipped:
+        findings.leave(one.rating_key, of, one.reason)
     edits = []
     for record in plan.records:
         item, target = items[record.rating_key], targets[record.rating_key]
         top = former.get(record.rating_key)
-        over = top.id if top is not None and top.record.is_ours(item.genres) else None
+        over = top.id if top is not None and top.record.is_ours(item.tags(of)) else None
         path = target.rows[0].path if item.kind == "track" else None
         edits.append(NewEdit(record, target.run_id, over, path))
     return edits
@@ -117,12 +148,12 @@ def _apply(plex: Plex, ledger: Ledger, edits: Sequence[PlexEdit], findings: _Fin
         key = edit.record.rating_key
         if outcome.status == "done":
             done.append(edit.id)
-            findings.written[edit.record.kind] += 1
+            findings.written[key] = edit.record.kind
         elif outcome.status == "gone":
             gone.append(edit.id)
             findings.gone.add(key)
         else:
-            findings.trouble[key] = outcome.reason
+            findings.fail(key, edit.record.field, outcome.reason)
     ledger.mark(done, "done")
     ledger.mark(gone, "gone")
 

@@ -9,10 +9,18 @@ from typing import Literal, TypeVar
 
 from reclass_plex.config import PolicyOptions
 from reclass_plex.genres import genre_key, is_junk_genre, split_genres
-from reclass_plex.plex import EditRecord, Plex, PlexItem, same_genres, vote_genres
+from reclass_plex.plex import (
+    EditRecord,
+    Field,
+    Plex,
+    PlexItem,
+    same_genres,
+    vote_genres,
+    vote_labels,
+)
 from reclass_plex.records import GenreScore
 from reclass_plex.store import Store
-from reclass_plex.sync.known import known_genres
+from reclass_plex.sync.known import known_genres, wanted_labels
 from reclass_plex.sync.places import Place, Places
 from reclass_plex.sync.wanted import WantedRow
 
@@ -23,16 +31,32 @@ MANY_ARTISTS = "various artists"  # as Plex names those of a compilation: no gen
 
 @dataclass(frozen=True)
 class Target:
-    """An item that shall have genres, and the wanted rows and the tracks that it stands for."""
+    """An item that shall have tags, and the wanted rows and the tracks that it stands for."""
 
     genres: tuple[str, ...]
     rows: tuple[WantedRow, ...]
     tracks: tuple[int, ...]
+    moods: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
+
+    def tags(self, field: Field) -> tuple[str, ...]:
+        """Return what a field shall have."""
+        return {"genre": self.genres, "mood": self.moods, "style": self.styles}[field]
 
     @property
     def run_id(self) -> int | None:
         """The newest run of the rows: undoing that run takes the item's edit back."""
         return max((row.run_id for row in self.rows if row.run_id is not None), default=None)
+
+
+def fields_of(policy: PolicyOptions) -> tuple[Field, ...]:
+    """Return the fields that are written."""
+    fields: list[Field] = ["genre"]
+    if policy.moods:
+        fields.append("mood")
+    if policy.styles:
+        fields.append("style")
+    return tuple(fields)
 
 
 def find_targets(
@@ -49,7 +73,8 @@ def find_targets(
             genres = tuple(genre.name for genre in rows[0].genres)
             if len(rows) > 1:  # several files of one track
                 genres = vote_genres([row.genres for row in rows], len(genres))
-            targets[key] = Target(genres, tuple(rows), (key,))
+            moods = tuple(mood.name for mood in rows[0].moods)
+            targets[key] = Target(genres, tuple(rows), (key,), moods)
     if plex.options.albums:
         above = [(place.album_key, place, row) for place, row in found]
         targets |= _vote("album", above, store, places, policy)
@@ -74,13 +99,23 @@ def _vote(
         store, [path for of_key in files.values() for track in of_key for path in track]
     )
     known |= {place.path: row.genres for _, place, row in above}
+    labels = {}
+    if policy.moods or policy.styles:
+        labels = wanted_labels(
+            store, [path for of_key in files.values() for track in of_key for path in track]
+        )
     targets = {}
     for key, of_key in files.items():
         votes: list[Sequence[GenreScore]] = [
             next((known[path] for path in track if path in known), ()) for track in of_key
         ]
         genres = vote_genres(votes, policy.max_genres)
-        targets[key] = Target(genres, tuple(rows[key]), tuple(tracks[key]))
+        heard = [
+            next((labels[path] for path in track if path in labels), ((), ())) for track in of_key
+        ]
+        moods = vote_labels([moods for moods, _ in heard], policy.max_moods)
+        styles = vote_labels([styles for _, styles in heard], policy.max_moods)
+        targets[key] = Target(genres, tuple(rows[key]), tuple(tracks[key]), moods, styles)
     return targets
 
 
@@ -105,6 +140,24 @@ def choose_genres(
     if ours or same_genres(item.genres, genres):
         return genres
     return f"has {', '.join(theirs)} already"
+
+
+def choose_labels(
+    item: PlexItem, field: Field, labels: tuple[str, ...], former: EditRecord | None
+) -> tuple[str, ...] | str:
+    """Return the moods or styles that an item shall have, or why it is left as it is.
+
+    Only a field that is empty, or has ours, is written.
+    """
+    if item.kind == "artist" and item.title.casefold() == MANY_ARTISTS:
+        return "stands for many artists"
+    now = item.tags(field)
+    ours = former is not None and former.is_ours(now)
+    if now and not ours:
+        return f"has {', '.join(now)} already"
+    if former is not None and not ours:
+        return "ours were removed in Plex"
+    return labels
 
 
 def _is_junk(genre: str) -> bool:

@@ -1,9 +1,10 @@
-"""Taking our edits in Plex back: the genres and the lock that each item had before.
+"""Taking our edits in Plex back: the genres (moods, styles) and the lock that each item had before.
 
-What stands on an item is a pile of edits (see `ledger`). Of those that are asked for, the ones on
-top are taken back together; below the newest edit of another run nothing can be: that one would
-have to be undone first. An album, or an artist, belongs to the newest run among the files that it
-was written for. Where paths are named, it is taken back when all of its tracks are below them.
+What stands in a field of an item is a pile of edits (see `ledger`). Of those that are asked for,
+the ones on top are taken back together; below the newest edit of another run nothing can be: that
+one would have to be undone first. An album, or an artist, belongs to the newest run among the
+files that it was written for. Where paths are named, it is taken back when all of its tracks are
+below them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,17 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from reclass_plex.plex import EditOutcome, EditRecord, Plex, same_genres, spellings, undo_edits
+from reclass_plex.plex import (
+    EditOutcome,
+    EditRecord,
+    Plex,
+    PlexItem,
+    same_genres,
+    spellings,
+    undo_edits,
+)
 from reclass_plex.plex.client import cut
+from reclass_plex.plex.records import FIELDS
 from reclass_plex.store import Store
 from reclass_plex.sync.ledger import EditState, Ledger, PlexEdit
 from reclass_plex.sync.places import Places
@@ -45,21 +55,23 @@ def undo_plex(
     """
     spelled = None if paths is None else {one for path in paths for one in spellings(path)}
     _forget_wanted(store, run_id, spelled, since)
-    ledger = Ledger(store, plex.uuid)
-    piles = ledger.all_piles()
-    if spelled is not None:
-        concerned = _concerned(Places(store, plex), piles, spelled)
-    asked = {
-        edit.id
-        for key, pile in piles.items()
-        for edit in pile
-        if (run_id is None or edit.run_id == run_id)
-        and (since is None or edit.created >= since)
-        and (spelled is None or key in concerned)
-    }
-    keys = [key for key, pile in piles.items() if any(edit.id in asked for edit in pile)]
-    for chunk in cut(keys, UNDO_CHUNK):
-        yield from _undo(plex, ledger, {key: piles[key] for key in chunk}, asked)
+    places = None if spelled is None else Places(store, plex)
+    for field in FIELDS:
+        ledger = Ledger(store, plex.uuid, field)
+        piles = ledger.all_piles()
+        if places is not None and spelled is not None:
+            concerned = _concerned(places, piles, spelled)
+        asked = {
+            edit.id
+            for key, pile in piles.items()
+            for edit in pile
+            if (run_id is None or edit.run_id == run_id)
+            and (since is None or edit.created >= since)
+            and (spelled is None or key in concerned)
+        }
+        keys = [key for key, pile in piles.items() if any(edit.id in asked for edit in pile)]
+        for chunk in cut(keys, UNDO_CHUNK):
+            yield from _undo(plex, ledger, {key: piles[key] for key in chunk}, asked)
 
 
 def _undo(
@@ -73,8 +85,7 @@ def _undo(
         if edits:
             record = _record_back(edits)
             item = items.get(key)
-            same = item is not None and same_genres(item.genres, record.before)
-            if item is not None and same and item.locked == record.was_locked:
+            if item is not None and _is_back(item, record):
                 already.append(EditOutcome(record, "done"))  # the process was killed after it
             else:
                 records.append(record)
@@ -89,6 +100,11 @@ def _undo(
                 yield edit, replace(became[key], record=edit.record)
             elif edit.id in asked:
                 yield edit, EditOutcome(edit.record, "changed", _why_not(pile, edit))
+
+
+def _is_back(item: PlexItem, record: EditRecord) -> bool:
+    same = same_genres(item.tags(record.field), record.before)
+    return same and item.is_locked(record.field) == record.was_locked
 
 
 def _take(pile: Sequence[PlexEdit], asked: Collection[int]) -> list[PlexEdit]:

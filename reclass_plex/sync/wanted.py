@@ -28,18 +28,22 @@ BACKOFF_SECONDS = 60.0  # before the first retry, doubled for each further one: 
 MAX_BACKOFF_SECONDS = 6 * 3600.0
 PATIENCE_SECONDS = 14 * 86400.0  # since it was asked for: a folder that no library has
 CHUNK = 500  # values a statement; SQLite's limit was 999 variables before 3.32
+_TAGS = ("genres", "moods", "styles")
 
 
 @dataclass(frozen=True)
 class WantedGenres:
     """The genres that a file has now, ranked, each with its confidence (1.0: the user's own).
 
-    `run_id` is the run that wrote them, to be taken back with it; None if nobody wrote.
+    `run_id` is the run that wrote them, to be taken back with it; None if nobody wrote. `moods`
+    and `styles` are what Plex shall show besides.
     """
 
     path: Path
     genres: tuple[GenreScore, ...]
     run_id: int | None = None
+    moods: tuple[GenreScore, ...] = ()
+    styles: tuple[GenreScore, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class WantedRow:
     due: float
     attempts: int
     message: str | None
+    moods: tuple[GenreScore, ...] = ()
+    styles: tuple[GenreScore, ...] = ()
 
 
 class Wanted:
@@ -63,7 +69,10 @@ class Wanted:
         self._store = store
 
     def want(self, items: Iterable[WantedGenres], now: float) -> None:
-        """Ask for genres; the newest word on a file counts. Without genres nothing is wanted."""
+        """Ask for genres, moods and styles; the newest word on a file counts.
+
+        Without any of them nothing is wanted.
+        """
         rows = {
             item.path: {
                 "path": item.path,
@@ -74,10 +83,12 @@ class Wanted:
                 "due": now,
                 "attempts": 0,
                 "message": None,
+                "moods": item.moods,
+                "styles": item.styles,
             }
             for item in items
         }
-        wanted = [row for row in rows.values() if row["genres"]]
+        wanted = [row for row in rows.values() if _wants(row)]
         upsert = insert(plex_wanted)
         upsert = upsert.on_conflict_do_update(
             index_elements=["path"],
@@ -88,7 +99,7 @@ class Wanted:
         with self._store.transaction() as connection:
             if wanted:
                 connection.execute(upsert, wanted)
-            _delete(connection, [path for path, row in rows.items() if not row["genres"]])
+            _delete(connection, [path for path, row in rows.items() if not _wants(row)])
 
     def forget(self, paths: Collection[Path]) -> None:
         """Drop what is wanted for files, because it was taken back."""
@@ -190,7 +201,7 @@ class Wanted:
             .where(
                 plex_wanted.c.path == sa.bindparam("row_path"),
                 plex_wanted.c.asked == sa.bindparam("row_asked"),
-                plex_wanted.c.genres == sa.bindparam("row_genres"),
+                *(plex_wanted.c[name] == sa.bindparam(f"row_{name}") for name in _TAGS),
             )
             .values({name: sa.bindparam(name) for name in changes[0][1]})
         )
@@ -201,12 +212,16 @@ class Wanted:
                     {
                         "row_path": row.path,
                         "row_asked": row.asked,
-                        "row_genres": row.genres,
+                        **{f"row_{name}": getattr(row, name) for name in _TAGS},
                         **columns,
                     }
                     for row, columns in changes
                 ],
             )
+
+
+def _wants(row: dict[str, Any]) -> bool:
+    return any(row[name] for name in _TAGS)
 
 
 def _delete(connection: sa.Connection, paths: Collection[Path]) -> None:

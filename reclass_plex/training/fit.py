@@ -1,4 +1,4 @@
-"""Fitting: logistic regression drawn to a prior, temperatures, pooling weights, exit thresholds.
+"""Fitting: logistic regression drawn to a prior, temperatures, pooling weights.
 
 Everything is deterministic and small enough for one core: L-BFGS on exact gradients.
 """
@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize, minimize_scalar
 
-from reclass_plex.training.metrics import Floats, Labels, lower_bound
-
-STEP = 10  # clips between two tests of a threshold
+from reclass_plex.training.metrics import Floats, Labels
 
 
 @dataclass(frozen=True)
@@ -107,6 +105,12 @@ def fit_temperature(logits: Floats, labels: Labels, weights: Floats | None = Non
     return float(np.exp(minimize_scalar(loss, bounds=(-2.5, 2.5), method="bounded").x))
 
 
+def pool(votes: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    """Return `evidence.pool_votes` of many clips at once, (..., k)."""
+    logs = [w * np.log(np.maximum(v, 1e-12)) for v, w in zip(votes, weights, strict=True)]
+    return softmax(np.sum(logs, axis=0))
+
+
 def fit_pool(votes: Sequence[Floats], labels: Labels, rows: Floats) -> tuple[float, ...]:
     """Return weights >= 0 of the log-linear pool of `votes`, (n, k) each, by least log loss.
 
@@ -122,37 +126,3 @@ def fit_pool(votes: Sequence[Floats], labels: Labels, rows: Floats) -> tuple[flo
     bounds = [(0.0, 2.0)] * len(votes)
     found = minimize(loss, np.full(len(votes), 1 / len(votes)), bounds=bounds)
     return tuple(round(float(weight), 3) for weight in found.x)
-
-
-def exit_thresholds(
-    confidence: Floats,
-    right: Floats,
-    weights: Floats,
-    wanted: Sequence[float] = (0.70, 0.75, 0.80, 0.85, 0.90, 0.95),
-    certainty: float = 0.9,
-) -> dict[str, float]:
-    """Return {wanted accuracy: confidence from which to decide}; unreachable ones are left out.
-
-    Fixed-sequence testing: from the most confident clips downwards, in steps, the threshold falls
-    as long as the Clopper-Pearson lower bound (one-sided, `certainty`) of the accuracy among the
-    clips above it stays at or over the wanted one; the first failure ends it. So with probability
-    `certainty` the accuracy of early exits is at least what was asked, on clips like these. The
-    first test is made on so many clips that, all being right, the bound lies half-way between the
-    wanted accuracy and 1. Weighted clips count as (sum w)^2 / sum w^2.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    w, r, c = weights[order], right[order], confidence[order]
-    total, good = np.cumsum(w), np.cumsum(w * r)
-    effective = total**2 / np.cumsum(w**2)
-    table: dict[str, float] = {}
-    for accuracy in wanted:
-        first = np.log(1 - certainty) / np.log((1 + accuracy) / 2)
-        threshold = None
-        for i in np.flatnonzero(effective >= first)[::STEP]:
-            share = good[i] / total[i]
-            if lower_bound(share * effective[i], effective[i], certainty) < accuracy:
-                break
-            threshold = float(c[i])
-        if threshold is not None:
-            table[f"{accuracy:.2f}"] = round(threshold, 4)
-    return table

@@ -57,8 +57,9 @@ class Stage:
 class Fitted:
     """What held-out clips gave for a stage.
 
-    `votes` has one (clips, 10) array of pooled probabilities a repeat; `wide` is that of repeat 0
-    on all genres of the default taxonomy (None where the features have no tags).
+    `votes` has one (clips, 10) array of pooled probabilities a repeat; `wide` the same on all
+    genres of the default taxonomy (None where the features have no tags). `trials` are the hidden
+    genres of each repeat; `extension` is fitted on those of the first.
     """
 
     stage: Stage
@@ -67,8 +68,8 @@ class Fitted:
     votes: tuple[Floats, ...]
     published: Floats  # (valid clips, 10): trained on the published train split
     extension: Extension | None
-    trials: tuple[Trial, ...]
-    wide: Floats | None
+    trials: tuple[tuple[Trial, ...], ...]
+    wide: tuple[Floats, ...] | None
 
 
 def sharpen(log_probabilities: Floats, windows: Floats, sharpness: float) -> Floats:
@@ -82,41 +83,85 @@ def windows_of(stage: Stage) -> Floats:
     return np.minimum(np.bincount(stage.table.real.clip), stage.windows).astype(float)
 
 
-def fit_stage(stage: Stage, clips: Clips) -> Fitted:
-    """Cross-validate a stage, fit its temperature and sharpness, hide genres."""
+@dataclass(frozen=True)
+class Calibrated:
+    """What cross-validation alone gives: see `Fitted`."""
+
+    temperature: float
+    sharpness: float
+    votes: tuple[Floats, ...]
+
+
+def cross_validate(stage: Stage, clips: Clips, repeats: int = REPEATS) -> Calibrated:
+    """Vote on every clip by heads that saw no neighbour; fit temperature and sharpness to that."""
     recipe, table, real = stage.recipe, stage.table, stage.table.real
     label = clips.label
     rows = choose_rows(real, stage.windows)
-    runs = [out_of_fold(recipe, table, clips, repeat) for repeat in range(REPEATS)]
+    runs = [out_of_fold(recipe, table, clips, repeat) for repeat in range(repeats)]
     all_logits = np.concatenate([run[rows] for run in runs])
-    clip = np.tile(real.clip[rows], REPEATS)
+    clip = np.tile(real.clip[rows], repeats)
     temperature = fit_temperature(all_logits, label[clip], 1 / np.bincount(clip)[clip])
     means = [clip_means(log_softmax(run[rows] / temperature), real.clip[rows]) for run in runs]
-    windows = np.bincount(real.clip[rows]).astype(float)
     long = np.bincount(real.clip) >= LONG_WINDOWS
     pooled = np.concatenate([mean[long] for mean in means])
-    sharpness = 1 / fit_temperature(pooled, np.tile(label[long], REPEATS))
+    sharpness = 1 / fit_temperature(pooled, np.tile(label[long], repeats))
+    windows = windows_of(stage)
+    votes = tuple(sharpen(mean, windows, sharpness) for mean in means)
+    return Calibrated(temperature, sharpness, votes)
 
+
+def train_to_valid(stage: Stage, clips: Clips, temperature: float, sharpness: float) -> Floats:
+    """Return votes (valid clips, 10) by a head that was fitted on the published train clips."""
+    real = stage.table.real
+    rows = choose_rows(real, stage.windows)
     train = np.flatnonzero(~clips.valid)
-    model = fit_known(recipe, table, clips, train, range(len(NAMES)))
+    model = fit_known(stage.recipe, stage.table, clips, train, range(len(NAMES)))
     logs = clip_means(log_softmax(model.logits(real.features[rows]) / temperature), real.clip[rows])
-    trials = hide_genres(recipe, table, clips, 0, temperature=temperature, windows=stage.windows)
-    extension = fit_extension(trials) if recipe.has_tags else None
+    return sharpen(logs, windows_of(stage), sharpness)[clips.valid]
+
+
+def fit_stage(stage: Stage, clips: Clips, repeats: int = REPEATS) -> Fitted:
+    """Cross-validate a stage, fit its temperature and sharpness, hide genres."""
+    recipe, table = stage.recipe, stage.table
+    known = cross_validate(stage, clips, repeats)
+    temperature = known.temperature
+    trials = tuple(
+        tuple(
+            hide_genres(
+                recipe, table, clips, repeat, temperature=temperature, windows=stage.windows
+            )
+        )
+        for repeat in range(repeats)
+    )
+    extension = fit_extension(trials[0]) if recipe.has_tags else None
     wide = None
     if extension is not None:
-        evidence = evidence_out_of_fold(
-            recipe, table, clips, 0, temperature=temperature, windows=stage.windows,
-            further=tuple(FURTHER),
-        )  # fmt: skip
-        wide = sharpen(extension.log_probabilities(evidence), windows, sharpness)
+        further = tuple(FURTHER)
+        evidence = [
+            evidence_out_of_fold(
+                recipe,
+                table,
+                clips,
+                repeat,
+                temperature=temperature,
+                windows=stage.windows,
+                further=further,
+            )
+            for repeat in range(repeats)
+        ]
+        windows = windows_of(stage)
+        wide = tuple(
+            sharpen(extension.log_probabilities(each), windows, known.sharpness)
+            for each in evidence
+        )
     return Fitted(
         stage,
         temperature,
-        sharpness,
-        tuple(sharpen(mean, windows, sharpness) for mean in means),
-        sharpen(logs, windows, sharpness)[clips.valid],
+        known.sharpness,
+        known.votes,
+        train_to_valid(stage, clips, temperature, known.sharpness),
         extension,
-        tuple(trials),
+        trials,
         wide,
     )
 
@@ -259,7 +304,7 @@ def cards(fitted: Fitted, clips: Clips) -> list[ModelCard]:
     )
     if fitted.extension is None or fitted.wide is None:
         return [card]
-    outcome = judge_hidden(fitted.trials)
+    outcome = judge_hidden(fitted.trials[0])
     named = [t for t in FURTHER if tag_matrix([t], stage.recipe.features, card.dims).any()]
     rests |= {
         name: f"tags alone: {describe(name)}; no labelled clips"
@@ -285,12 +330,12 @@ def cards(fitted: Fitted, clips: Clips) -> list[ModelCard]:
             "rests_on": rests,
             "measured": (
                 measure(
-                    [fitted.wide],
+                    [fitted.wide[0]],
                     clips,
                     "clips of the ten supervised genres, any of the eighteen may be answered; "
                     "held-out folds, one repeat; acoustic blues called Folk counts as wrong",
                 ),
-                measure_hidden(fitted.trials),
+                measure_hidden(fitted.trials[0]),
             ),
             "notes": notes,
         }

@@ -20,6 +20,8 @@ def upgrade() -> None:
         sa.Column("written", sa.Text),
         sa.Column("added", sa.Text),
         sa.Column("undone", sa.Boolean, nullable=False),
+        sa.Column("moods", sa.Text),
+        sa.Column("moods_written", sa.Text),
         sa.Column("error_kind", sa.Text),
         sa.Column("error_message", sa.Text),
     )
@@ -34,6 +36,8 @@ def upgrade() -> None:
         sa.Column("votes", sa.Text, nullable=False),
         sa.Column("seconds", sa.Float, nullable=False),
         sa.Column("created", sa.Float, nullable=False),
+        sa.Column("moods", sa.Text),
+        sa.Column("styles", sa.Text),
     )
     op.create_table(
         "embeddings",
@@ -65,6 +69,7 @@ def upgrade() -> None:
         sa.Column("before_mtime_ns", sa.Integer, nullable=False),
         sa.Column("delta", sa.LargeBinary, nullable=False),
         sa.Column("created", sa.Float, nullable=False),
+        sa.Column("moods", sa.Text),
     )
     op.create_table(
         "jobs",
@@ -96,6 +101,8 @@ def upgrade() -> None:
         sa.Column("due", sa.Float, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("message", sa.Text),
+        sa.Column("moods", sa.Text, nullable=False),
+        sa.Column("styles", sa.Text, nullable=False),
     )
     op.create_index("ix_plex_wanted_line", "plex_wanted", ["state", "due"])
     op.create_table(
@@ -127,6 +134,7 @@ def upgrade() -> None:
         sa.Column("server", sa.Text, nullable=False),
         sa.Column("rating_key", sa.Integer, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("field", sa.Text, nullable=False, server_default="genre"),
         sa.Column("library_key", sa.Integer, nullable=False),
         sa.Column("path", sa.LargeBinary),
         sa.Column("before", sa.Text, nullable=False),

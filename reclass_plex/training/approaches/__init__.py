@@ -1,0 +1,127 @@
+"""The ways to learn genres from features. One file each, one protocol (`base.Approach`).
+
+`APPROACHES` says for each what it reads and with which settings it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reclass_plex.errors import ConfigError
+from reclass_plex.training.approaches.base import Approach
+from reclass_plex.training.table import FeatureTable
+
+
+class Settings(BaseModel):
+    """Everything about a fit that is not data. What an approach does not use, it ignores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    hidden: tuple[int, ...] = ()  # widths of inner layers; none is a logistic head
+    epochs: int = Field(default=60, gt=0, le=100_000)  # at most; rounds, of boosted trees
+    patience: int = Field(default=10, gt=0)
+    batch: int = Field(default=128, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    input_dropout: float = Field(default=0.1, ge=0, lt=1)
+    mixup: float = Field(default=0.4, ge=0)
+    limit: float = Field(default=4.0, gt=0)
+    depth: int = Field(default=4, gt=0, le=16)
+    class_weights: Literal["none", "balanced"] = "none"
+    seed: int = Field(default=0, ge=0)
+    amp: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An approach: the features it reads begin with one of `reads` (any, if empty)."""
+
+    purpose: str
+    learner: Literal["centroid", "trees", "network"]
+    reads: tuple[str, ...] = ()
+    joins: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+_ON_EMBEDDINGS = {"learning_rate": 3e-3, "batch": 256, "epochs": 40}
+
+APPROACHES: Mapping[str, Recipe] = {
+    "baseline": Recipe("nearest centroid, beside the commonest label; a second", "centroid"),
+    "xgboost": Recipe(
+        "boosted trees, made for the 518 features",
+        "trees",
+        defaults={"epochs": 1000, "patience": 100, "learning_rate": 0.05},
+    ),
+    "fma-mlp": Recipe(
+        "the 518 features into a small network: the two-minute model",
+        "network",
+        defaults={"hidden": (256,), "learning_rate": 3e-3, "epochs": 40},
+    ),
+    "musicnn": Recipe("a head on MusiCNN", "network", ("musicnn",), defaults=_ON_EMBEDDINGS),
+    "mert": Recipe(
+        "a head on MERT, its layers' weights learned", "network", ("mert",), defaults=_ON_EMBEDDINGS
+    ),
+    "jmla": Recipe(
+        "a head on JMLA, its layers' weights learned", "network", ("jmla",), defaults=_ON_EMBEDDINGS
+    ),
+    "fusion": Recipe(
+        "one network on the features of several tables",
+        "network",
+        joins=True,
+        defaults={"hidden": (256,), **_ON_EMBEDDINGS},
+    ),
+}
+
+
+def make_settings(approach: str, given: Mapping[str, Any]) -> Settings:
+    """Return an approach's settings, what is `given` on top. Raises ConfigError."""
+    from pydantic import ValidationError
+
+    recipe = find_approach(approach)
+    try:
+        return Settings.model_validate({**recipe.defaults, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{option}: {first['msg']}, not {first['input']!r}") from None
+
+
+def find_approach(name: str) -> Recipe:
+    """Return an approach. Raises ConfigError."""
+    if name not in APPROACHES:
+        raise ConfigError(f"--approach {name}: is none of {', '.join(APPROACHES)}")
+    return APPROACHES[name]
+
+
+def check_table(name: str, table: FeatureTable) -> None:
+    """Raise ConfigError if an approach cannot read a table's features."""
+    recipe = find_approach(name)
+    if recipe.reads and not table.name.startswith(recipe.reads):
+        raise ConfigError(
+            f"--approach {name} reads features of {' or '.join(recipe.reads)}, not {table.name}:"
+            f" take another table, or fma-mlp, which reads any"
+        )
+
+
+def build(name: str, settings: Settings, *, device: str, threads: int) -> Approach:
+    """Return what fits."""
+    learner = find_approach(name).learner
+    s = settings
+    if learner == "centroid":
+        from reclass_plex.training.approaches.centroid import NearestCentroid
+
+        return NearestCentroid()
+    if learner == "trees":
+        from reclass_plex.training.approaches.boosted import BoostedTrees
+
+        return BoostedTrees(s.epochs, s.patience, s.learning_rate, s.depth, s.seed, threads, device)
+    from reclass_plex.training.approaches.network import NetworkApproach, NetworkOptions
+
+    names = NetworkOptions.__dataclass_fields__.keys() - {"device"}
+    chosen = {name: getattr(s, name) for name in names}
+    return NetworkApproach(NetworkOptions(**chosen, device=device))

@@ -1,0 +1,231 @@
+"""What every approach takes and gives.
+
+An approach fits a `Model` to `Examples`. Whatever takes long keeps its state in a `Keeper` and
+goes on from there, to the same bits: nothing may depend on how often it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from reclass_plex.training.metrics import Floats, Labels
+from reclass_plex.training.table import ROWS_AT_ONCE, Rows
+
+Kind = Literal["logistic", "mlp", "xgboost"]
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Some rows of a table: `index` (m,) says which, `weights` (m,) sum to m.
+
+    `targets` is (m,) int64 below `classes`, or (m, classes) float32 of zeros and ones for tags.
+    """
+
+    rows: Rows
+    index: Labels
+    targets: npt.NDArray[Any]
+    weights: Floats
+    classes: int
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether the targets are tags."""
+        return self.targets.ndim == 2
+
+    @property
+    def layers(self) -> int:
+        """Layers of a row, 0 where rows are plain vectors."""
+        return self.rows.shape[1] if self.rows.ndim == 3 else 0
+
+    def take(self, chosen: Labels) -> Rows:
+        """Return some examples' rows; `chosen` are positions in `index`."""
+        return np.asarray(self.rows[self.index[chosen]])
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A head without its card: `tensors` are as `heads` has them.
+
+    `layer_weights` sum to 1 and combine the layers of a row; empty for plain rows.
+    """
+
+    kind: Kind
+    tensors: Mapping[str, Tensor]
+    hidden: tuple[int, ...] = ()
+    limit: float | None = None
+    layer_weights: tuple[float, ...] = ()
+    trees: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that were learned; for trees, their nodes."""
+        if self.trees is None:
+            learned = [t for name, t in self.tensors.items() if name not in {"mean", "deviation"}]
+            return sum(tensor.numel() for tensor in learned) + len(self.layer_weights)
+        import json
+
+        trees = json.loads(self.trees)["learner"]["gradient_booster"]["model"]["trees"]
+        return sum(int(tree["tree_param"]["num_nodes"]) for tree in trees)
+
+    @torch.no_grad()
+    def logits(self, rows: Rows) -> Floats:
+        """Return (n, k) for rows (n, d) or (n, layers, d), read in parts."""
+        parts = [
+            self._logits(torch.from_numpy(np.array(rows[start : start + ROWS_AT_ONCE])))
+            for start in range(0, len(rows), ROWS_AT_ONCE)
+        ]
+        return np.concatenate(parts).astype(np.float64)
+
+    def _logits(self, x: Tensor) -> npt.NDArray[np.float32]:
+        if self.layer_weights:
+            x = (x * x.new_tensor(self.layer_weights)[:, None]).sum(1)
+        z = (x - self.tensors["mean"]) / self.tensors["deviation"]
+        if self.limit is not None:
+            z = z.clamp(-self.limit, self.limit)
+        if self.trees is not None:
+            return self._margins(z)
+        if self.kind == "logistic":
+            return (z @ self.tensors["weight"] + self.tensors["bias"]).numpy()
+        last = len(self.hidden)
+        for i in range(last + 1):
+            z = z @ self.tensors[f"weight{i}"] + self.tensors[f"bias{i}"]
+            z = torch.relu(z) if i < last else z
+        return z.numpy()
+
+    def _margins(self, z: Tensor) -> npt.NDArray[np.float32]:
+        import xgboost
+
+        booster = xgboost.Booster()
+        booster.load_model(bytearray(self.trees or "", "utf-8"))
+        margins = booster.predict(xgboost.DMatrix(z.numpy()), output_margin=True)
+        return np.asarray(margins, np.float32).reshape(len(z), -1)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One line of the learning curve: an epoch, or some rounds of boosting. Losses in nats."""
+
+    number: int
+    train_loss: float
+    tune_loss: float | None
+    learning_rate: float
+    seconds: float
+    gpu_mebibytes: float | None = None
+    gpu_use: float | None = None  # percent
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `Round(**...)` takes."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted model, the rounds that it took, and how they went."""
+
+    model: Model
+    rounds: int
+    log: tuple[Round, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The state of a fit in hand: tensors, and what JSON can hold."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Keeper(Protocol):
+    """Keeps the state of one fit, if need be over the end of the process."""
+
+    def load(self) -> State | None:
+        """Return what was kept last."""
+        ...
+
+    def save(self, state: State, *, done: bool = False) -> None:
+        """Keep a state; a keeper may leave out some, but not one that is `done`."""
+        ...
+
+    def tell(self, line: Round) -> None:
+        """Show a line of the learning curve."""
+        ...
+
+
+class Approach(Protocol):
+    """A way to learn."""
+
+    def fit(
+        self, train: Examples, tune: Examples | None, rounds: int | None, keeper: Keeper
+    ) -> Fit:
+        """Fit to `train`, stopping where `tune` gets no better; or after exactly `rounds`."""
+        ...
+
+
+def plain_moments(examples: Examples) -> tuple[Floats, Floats]:
+    """Return the weighted mean and deviation, (d,) each, of the mean over layers."""
+    mean, covariance = layer_moments(examples)
+    layers = max(1, examples.layers)
+    share = np.full(layers, 1 / layers)
+    variance = np.einsum("l,dlm,m->d", share, covariance, share)
+    return share @ mean, safe_deviation(variance)
+
+
+def layer_moments(examples: Examples) -> tuple[Floats, Floats]:
+    """Return the weighted mean (layers, d) and each feature's covariance (d, layers, layers).
+
+    With them, mean and deviation of any combination of layers are known without a second look.
+    Plain rows count as one layer.
+    """
+    layers, d = max(1, examples.layers), examples.rows.shape[-1]
+    total = float(examples.weights.sum())
+    mean = np.zeros((layers, d))
+    covariance = np.zeros((d, layers, layers))
+    step = max(1, ROWS_AT_ONCE // layers)
+    parts = range(0, len(examples.index), step)
+    for start in parts:
+        chosen = np.arange(start, min(start + step, len(examples.index)))
+        x = examples.take(chosen).reshape(-1, layers, d).astype(np.float64)
+        mean += np.einsum("n,nld->ld", examples.weights[chosen] / total, x)
+    for start in parts:  # a second pass: E[x^2] - E[x]^2 would cancel
+        chosen = np.arange(start, min(start + step, len(examples.index)))
+        x = examples.take(chosen).reshape(-1, layers, d) - mean
+        weighted = x * (examples.weights[chosen] / total)[:, None, None]
+        covariance += weighted.transpose(2, 1, 0) @ x.transpose(2, 0, 1)
+    return mean, covariance
+
+
+def safe_deviation(variance: Floats) -> Floats:
+    """Return the square root; 1 for a feature that is always the same."""
+    deviation = np.sqrt(np.maximum(variance, 0))
+    result: Floats = np.where(deviation > 1e-9, deviation, 1.0)
+    return result
+
+
+def mean_layers(rows: Rows) -> Rows:
+    """Return (n, d): plain rows as they are, else the mean over layers."""
+    return rows if rows.ndim == 2 else rows.mean(1)
+
+
+def uniform(layers: int) -> tuple[float, ...]:
+    """Return equal weights, none for plain rows."""
+    return (1 / max(1, layers),) * layers
+
+
+def mlp_tensors(linears: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Return tensors named as `heads` has them, from (weight (in, out), bias (out,)) pairs."""
+    if len(linears) == 1:
+        return {"weight": linears[0][0], "bias": linears[0][1]}
+    if any(a[0].shape[1] != b[0].shape[0] for a, b in pairwise(linears)):
+        raise ValueError("layers do not follow each other")
+    named: dict[str, Tensor] = {}
+    for i, (weight, bias) in enumerate(linears):
+        named |= {f"weight{i}": weight, f"bias{i}": bias}
+    return named

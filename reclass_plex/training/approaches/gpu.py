@@ -1,0 +1,53 @@
+"""Mixed precision, and what a GPU says of itself while it trains."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Precision:
+    """bfloat16 where the GPU has it, else float16 with a scaled loss; float32 on the CPU."""
+
+    def __init__(self, device: str, amp: bool) -> None:
+        self._dtype: torch.dtype | None = None
+        if amp and device == "cuda":
+            good = torch.cuda.is_bf16_supported(including_emulation=False)
+            self._dtype = torch.bfloat16 if good else torch.float16
+        self._scaler = torch.amp.GradScaler(device, enabled=self._dtype is torch.float16)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Return what the forward pass stands in."""
+        if self._dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast("cuda", self._dtype)
+
+    def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """Go back through the network, and take a step."""
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(optimiser)
+        self._scaler.update()
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` takes: numbers only, empty without a scaler."""
+        return dict(self._scaler.state_dict())
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on as a checkpoint says."""
+        if state:
+            self._scaler.load_state_dict(state)
+
+
+def gpu_load(device: str) -> tuple[float | None, float | None]:
+    """Return the most memory used so far in MiB and the utilisation in percent; None if unknown."""
+    if device != "cuda":
+        return None, None
+    memory = torch.cuda.max_memory_allocated() / 2**20
+    try:
+        return memory, float(torch.cuda.utilization())
+    except (ModuleNotFoundError, RuntimeError):  # needs NVIDIA's own library, which few have
+        return memory, None

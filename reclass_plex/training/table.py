@@ -1,0 +1,214 @@
+"""Feature tables: what every training run and every evaluation reads.
+
+A table holds the windows of labelled recordings as numbers. `extraction.read_table(folder)` makes
+one from what `reclass-plex extract` wrote, `table_csv.read_csv_table` one from a CSV file.
+
+Conventions: n windows of r recordings with k labels; a window's row is (d,) or, of an encoder with
+several layers, (layers, d), float32. The rows may be memory-mapped: read them in parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from reclass_plex.errors import ConfigError
+from reclass_plex.training.datasets.collection import Split
+
+Rows = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+ROWS_AT_ONCE = 4096  # read from a memory-mapped table
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """The features of a collection's recordings, several windows each, with their labels.
+
+    `labels` is (r,) int64, positions in `label_names`; or (r, k) bool for several labels at once.
+    `recording` (n,) int64 gives each row's recording, a position in `keys`; every recording has a
+    row. `groups` and `splits` are `Recording.group` and `Recording.split`. Raises ConfigError,
+    naming the table, if the parts do not fit together.
+    """
+
+    name: str  # of the features, as a model card gives it: fma518, mert-95m, musicnn-msd
+    rows: Rows  # (n, d) or (n, layers, d)
+    recording: Indices  # (n,)
+    keys: tuple[str, ...]  # r, distinct
+    labels: Indices | npt.NDArray[np.bool_]
+    label_names: tuple[str, ...]  # k
+    groups: tuple[str | None, ...]  # r
+    splits: tuple[Split | None, ...]  # r
+    excerpt: str  # full, middle30
+    rate: int | Literal["native"]  # Hz
+    window_seconds: float
+    layers: tuple[int, ...] = ()  # numbers of the layers in `rows`; empty where rows are (n, d)
+    collection: str = ""  # Collection.name
+    licence: str = ""  # of the data
+    groups_are_artists: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)  # of what computed the features
+
+    def __post_init__(self) -> None:
+        problem = self._problem()
+        if problem:
+            raise ConfigError(f"table {self.collection or '?'}/{self.name}: {problem}")
+
+    @property
+    def dims(self) -> int:
+        """Features of one layer."""
+        return int(self.rows.shape[-1])
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a recording may have several labels, or none."""
+        return self.labels.ndim == 2
+
+    def __len__(self) -> int:
+        """Return the number of recordings."""
+        return len(self.keys)
+
+    def _problem(self) -> str | None:
+        n, r, k = len(self.rows), len(self.keys), len(self.label_names)
+        if self.rows.ndim != (3 if self.layers else 2):
+            return f"rows have shape {self.rows.shape} with {len(self.layers)} layers"
+        if self.layers and self.rows.shape[1] != len(self.layers):
+            return f"rows have {self.rows.shape[1]} layers, not {len(self.layers)}"
+        if self.rows.dtype != np.float32:
+            return f"rows are {self.rows.dtype}, not float32"
+        if n == 0 or self.dims == 0:
+            return "it is empty"
+        if self.recording.shape != (n,):
+            return f"{n} rows, but {len(self.recording)} recording numbers"
+        if not np.array_equal(np.unique(self.recording), np.arange(r)):
+            return "recording numbers and keys do not match: every recording needs a row"
+        if len(set(self.keys)) != r:
+            return "several recordings have the same key"
+        if len(self.groups) != r or len(self.splits) != r:
+            return "groups, splits and keys differ in length"
+        if k < 2 or len(set(self.label_names)) != k:
+            return f"needs at least two distinct labels, not {list(self.label_names)}"
+        if self.multi_label:
+            if self.labels.shape != (r, k) or self.labels.dtype != np.bool_:
+                return f"labels must be bool {(r, k)}, not {self.labels.dtype} {self.labels.shape}"
+        elif self.labels.shape != (r,):
+            return f"labels must be {(r,)}, not {self.labels.shape}"
+        elif self.labels.min() < 0 or self.labels.max() >= k:
+            return f"labels must be between 0 and {k - 1}"
+        return None
+
+
+def check_finite(table: FeatureTable) -> None:
+    """Raise ConfigError, naming a recording, if any feature is NaN or infinite."""
+    for start in range(0, len(table.rows), ROWS_AT_ONCE):
+        part = table.rows[start : start + ROWS_AT_ONCE]
+        bad = ~np.isfinite(part.reshape(len(part), -1)).all(1)
+        if bad.any():
+            row = start + int(bad.argmax())
+            key = table.keys[int(table.recording[row])]
+            raise ConfigError(
+                f"table {table.collection}/{table.name}: a feature of {key!r} (row {row}) is not a"
+                " number: extract that recording again, or leave it out"
+            )
+
+
+def fingerprint(table: FeatureTable) -> str:
+    """Return a digest of everything that a fit depends on: features, labels, groups, splits."""
+    digest = hashlib.blake2b(digest_size=16)
+    words = (table.name, table.keys, table.label_names, table.groups, table.splits, table.layers)
+    digest.update(repr((words, table.rows.shape)).encode())
+    digest.update(np.ascontiguousarray(table.labels).tobytes())
+    digest.update(np.ascontiguousarray(table.recording).tobytes())
+    for start in range(0, len(table.rows), ROWS_AT_ONCE):
+        digest.update(np.ascontiguousarray(table.rows[start : start + ROWS_AT_ONCE]).tobytes())
+    return digest.hexdigest()
+
+
+def leave_out(table: FeatureTable, split: Split) -> FeatureTable:
+    """Return `table` without the recordings of a split; itself if it has none of it.
+
+    Raises ConfigError if nothing is left.
+    """
+    kept = np.array([own != split for own in table.splits])
+    if kept.all():
+        return table
+    if not kept.any():
+        raise ConfigError(f"table {table.collection}/{table.name}: has only {split} recordings")
+    rows = np.flatnonzero(kept[table.recording])
+    number = np.cumsum(kept) - 1
+    chosen = np.flatnonzero(kept)
+    return replace(
+        table,
+        rows=np.asarray(table.rows[rows]),
+        recording=number[table.recording[rows]],
+        keys=tuple(table.keys[i] for i in chosen),
+        labels=table.labels[chosen],
+        groups=tuple(table.groups[i] for i in chosen),
+        splits=tuple(table.splits[i] for i in chosen),
+    )
+
+
+def average_layers(table: FeatureTable) -> FeatureTable:
+    """Return `table` with the mean of its layers in place of them; itself if it has none."""
+    if not table.layers:
+        return table
+    means = np.empty((len(table.rows), table.dims), np.float32)
+    for start in range(0, len(table.rows), ROWS_AT_ONCE):
+        means[start : start + ROWS_AT_ONCE] = table.rows[start : start + ROWS_AT_ONCE].mean(1)
+    return replace(table, rows=means, layers=())
+
+
+def join_tables(tables: Sequence[FeatureTable]) -> FeatureTable:
+    """Return one table with the features of all side by side, of the recordings that all have.
+
+    One row a recording: the mean over its windows, as the tables cut them differently; and the
+    mean over layers. Raises ConfigError if labels, groups or splits contradict each other, or if no
+    recording is in all.
+    """
+    first = tables[0]
+    common = [key for key in first.keys if all(key in set(t.keys) for t in tables[1:])]
+    if not common:
+        names = ", ".join(f"{t.collection}/{t.name}" for t in tables)
+        raise ConfigError(f"tables {names}: no recording is in all of them")
+    blocks, picks = [], []
+    for table in tables:
+        position = {key: number for number, key in enumerate(table.keys)}
+        pick = np.array([position[key] for key in common])
+        blocks.append(recording_means(average_layers(table))[pick])
+        picks.append(pick)
+        same = table.label_names == first.label_names and np.array_equal(
+            table.labels[pick], first.labels[picks[0]]
+        )
+        if not same or any(
+            (table.groups[a], table.splits[a]) != (first.groups[b], first.splits[b])
+            for a, b in zip(pick, picks[0], strict=True)
+        ):
+            raise ConfigError(
+                f"tables {first.collection}/{first.name} and {table.collection}/{table.name}"
+                " contradict each other about labels, groups or splits: extract both from the same"
+                " collection"
+            )
+    return replace(
+        first,
+        name="+".join(table.name for table in tables),
+        rows=np.concatenate(blocks, 1),
+        recording=np.arange(len(common)),
+        keys=tuple(common),
+        labels=first.labels[picks[0]],
+        groups=tuple(first.groups[i] for i in picks[0]),
+        splits=tuple(first.splits[i] for i in picks[0]),
+        layers=(),
+        versions={f"{t.name}: {key}": v for t in tables for key, v in t.versions.items()},
+    )
+
+
+def recording_means(table: FeatureTable) -> Rows:
+    """Return (r, d): the mean over each recording's windows of a table without layers."""
+    sums = np.zeros((len(table), table.dims))
+    np.add.at(sums, table.recording, table.rows)
+    means = sums / np.bincount(table.recording)[:, None]
+    return means.astype(np.float32)
