@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
+import logging
 import os
 import re
 import secrets
@@ -26,7 +28,10 @@ from reclass_plex.errors import (
     NoSpace,
     ReadOnly,
     Unreadable,
+    printable,
 )
+
+log = logging.getLogger(__name__)
 
 # What FFmpeg decodes and mutagen can give a genre. Left out: raw AAC (.aac has no tags of its
 # own), .mp4 and .asf (videos, nearly always), Matroska (mutagen does not know it), TAK and Speex
@@ -213,6 +218,23 @@ def open_lock(path: Path) -> IO[str]:
         folder = path.parent.stat()
         os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
     return file
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock file `path`; `waiting` is called if another process holds it.
+
+    Raises OSError if it cannot be made.
+    """
+    with open_lock(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems know no locks
+            log.info("%s: cannot be locked: %s", printable(path), error.strerror)
+        yield
 
 
 @contextlib.contextmanager

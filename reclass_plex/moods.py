@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reclass_plex.encoders.musicnn_tags import MSD_TAGS
 from reclass_plex.errors import ModelError, printable
 from reclass_plex.models import DATA
 from reclass_plex.records import GenreScore
@@ -83,8 +84,6 @@ def hear(features: Tensor | None, genres: Sequence[GenreScore], unsure: str | No
     """
     if features is None or not len(features) or unsure in NO_MUSIC:
         return Heard((), ())
-    from reclass_plex.encoders.musicnn import MSD_TAGS
-
     vocabulary = load_vocabulary()
     logits = features[:, : len(MSD_TAGS)].double().mean(0).cpu().numpy()
     least = GENRE_SHARE * genres[0].confidence if genres else 0.0
@@ -102,8 +101,6 @@ def hear(features: Tensor | None, genres: Sequence[GenreScore], unsure: str | No
 @cache
 def load_vocabulary(data: Path = DATA) -> Vocabulary:
     """Read `data/moods.json`. Raises ModelError, naming the file."""
-    from reclass_plex.encoders.musicnn import MSD_TAGS
-
     path = data / "moods.json"
     name = printable(path)
     try:

@@ -23,9 +23,9 @@ import h5py
 import numpy as np
 from audio_files import make_audio
 
+from reclass_plex.encoders.musicnn_tags import MTT_TAGS
 from reclass_plex.features import COLUMNS
 from reclass_plex.training.datasets.gtzan import GENRES
-from reclass_plex.training.datasets.magnatagatune import TOP_50
 from reclass_plex.training.datasets.published import Component, Dataset, PublishedFile
 
 FMA_TRACKS = (  # number, artist, split, subset, top genre
@@ -188,7 +188,7 @@ def msd_subset() -> bytes:
 
 
 def mtt_annotations() -> bytes:
-    tags = sorted({*TOP_50, "singer", "duet"})
+    tags = sorted({*MTT_TAGS, "singer", "duet"})
     rows: list[Sequence[object]] = [("clip_id", *tags, "mp3_path")]
     for clip, _, path, own in MTT_CLIPS:
         rows.append((clip, *(int(tag in own) for tag in tags), path))

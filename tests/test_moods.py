@@ -20,7 +20,7 @@ from reclass_plex import changes, moods, pipeline, tags
 from reclass_plex.audio import audio_digest
 from reclass_plex.config import Config, EnsembleOptions, PolicyOptions, TagOptions
 from reclass_plex.console import describe_labels, result_as_json
-from reclass_plex.encoders.musicnn import MSD_TAGS
+from reclass_plex.encoders.musicnn_tags import MSD_TAGS
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileChanged, ModelError
 from reclass_plex.genres import DEFAULT

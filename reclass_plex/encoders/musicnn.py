@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reclass_plex.encoders.musicnn_tags import MSD_TAGS, MTT_TAGS
 from reclass_plex.errors import ModelError
 from reclass_plex.features.filters import shipped_bank
 from reclass_plex.models import DATA, check_shapes, load_tensors
@@ -53,23 +54,6 @@ Checkpoint = Literal["msd", "mtt"]
 CHECKPOINTS: tuple[Checkpoint, ...] = get_args(Checkpoint)
 PENULTIMATE = slice(50, 250)  # of `MusicnnOutput.features`
 
-MSD_TAGS = (
-    "rock", "pop", "alternative", "indie", "electronic", "female vocalists", "dance", "00s",
-    "alternative rock", "jazz", "beautiful", "metal", "chillout", "male vocalists",
-    "classic rock", "soul", "indie rock", "Mellow", "electronica", "80s", "folk", "90s", "chill",
-    "instrumental", "punk", "oldies", "blues", "hard rock", "ambient", "acoustic",
-    "experimental", "female vocalist", "guitar", "Hip-Hop", "70s", "party", "country",
-    "easy listening", "sexy", "catchy", "funk", "electro", "heavy metal", "Progressive rock",
-    "60s", "rnb", "indie pop", "sad", "House", "happy",
-)  # fmt: skip
-MTT_TAGS = (
-    "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast",
-    "piano", "ambient", "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male",
-    "singing", "vocals", "no vocals", "harpsichord", "loud", "quiet", "flute", "woman",
-    "male vocal", "no vocal", "pop", "soft", "sitar", "solo", "man", "classic", "choir", "voice",
-    "new age", "dance", "male voice", "female vocal", "beats", "harp", "cello", "no voice",
-    "weird", "country", "metal", "female voice", "choral",
-)  # fmt: skip
 TAGS: Mapping[Checkpoint, tuple[str, ...]] = {"msd": MSD_TAGS, "mtt": MTT_TAGS}
 
 _KERNELS: tuple[tuple[int, ...], ...] = (

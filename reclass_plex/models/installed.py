@@ -11,10 +11,8 @@ NAME/ comes into being by one rename, with its manifest, so that it is whole or 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from reclass_plex.errors import ModelError, ReadOnly, printable
+from reclass_plex.files import hold_lock
 from reclass_plex.models.catalogue import (
     Digest,
     Model,
@@ -31,8 +30,6 @@ from reclass_plex.models.catalogue import (
     Record,
     models_folder,
 )
-
-log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 INCOMING = ".incoming"
@@ -275,25 +272,15 @@ def locked(name: str, folder: Path, waiting: Callable[[], None] = lambda: None) 
 
     Raises ReadOnly if the folder cannot be made or written.
     """
-    lock = folder / f".{name}.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise ReadOnly(
-            folder, f"cannot be written: {error.strerror}; name another folder in models.folder"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems know no locks
-            log.info("%s: cannot be locked: %s", printable(lock), error.strerror)
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(folder / f".{name}.lock", waiting))
+        except OSError as error:
+            raise ReadOnly(
+                folder, f"cannot be written: {error.strerror}; name another folder in models.folder"
+            ) from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _size(path: Path) -> int:

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 from reclass_plex.audio import decode_excerpt, resample
-from reclass_plex.encoders.musicnn import MSD_TAGS, RATE, load_musicnn, log_mel_patches
+from reclass_plex.encoders.musicnn import RATE, load_musicnn, log_mel_patches
+from reclass_plex.encoders.musicnn_tags import MSD_TAGS
 from reclass_plex.models import DATA, write_sums
 from reclass_plex.moods import LabelSpec, Vocabulary
 from reclass_plex.training.datasets.gtzan import NAMES, Clips, read_clips

@@ -14,22 +14,18 @@ after a power cut `verify` tells whether all of it arrived.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reclass_plex.errors import FileError, NoSpace, ReadOnly, printable
-from reclass_plex.files import open_lock
+from reclass_plex.files import hold_lock
 from reclass_plex.training.datasets.collection import DatasetError
 from reclass_plex.training.datasets.published import Component, Dataset
-
-log = logging.getLogger(__name__)
 
 SUMS = "SHA256SUMS"
 ORIGIN = "origin.json"
@@ -186,19 +182,12 @@ def hash_file(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
 def locked(component: Component, folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Let one process at a time change a component; `waiting` is called if another is at it."""
     place = folder / INCOMING
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock = open_lock(place / f"{component.name}.lock")
-    except OSError as error:
-        raise named(error, place) from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems know no locks
-            log.info("%s: cannot be locked: %s", printable(place), error.strerror)
+            place.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(place / f"{component.name}.lock", waiting))
+        except OSError as error:
+            raise named(error, place) from error
         yield
 
 

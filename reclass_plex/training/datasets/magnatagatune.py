@@ -11,19 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from reclass_plex.encoders.musicnn_tags import MTT_TAGS
 from reclass_plex.errors import FileError
 from reclass_plex.training.datasets.collection import Collection, Recording, Split
 
 LICENCE = "CC BY-NC-SA"
-# By how often they were given, as papers list them (Dieleman and Schrauwen 2014 and later).
-TOP_50 = (
-    "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast",
-    "piano", "ambient", "beat", "violin", "vocal", "synth", "female", "indian", "opera", "male",
-    "singing", "vocals", "no vocals", "harpsichord", "loud", "quiet", "flute", "woman",
-    "male vocal", "no vocal", "pop", "soft", "sitar", "solo", "man", "classic", "choir", "voice",
-    "new age", "dance", "male voice", "female vocal", "beats", "harp", "cello", "no voice",
-    "weird", "country", "metal", "female voice", "choral",
-)  # fmt: skip
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys("0123456789ab", "train"), "c": "valid", **dict.fromkeys("def", "test")
 }  # fmt: skip
@@ -43,8 +35,8 @@ def read_magnatagatune(
         for row in _rows(labels / "clip_info_final.csv", ("clip_id", "artist"))
     }
     recordings: list[Recording] = []
-    names: tuple[str, ...] = TOP_50
-    for number, row in enumerate(_rows(path, ("clip_id", "mp3_path", *TOP_50)), 2):
+    names: tuple[str, ...] = MTT_TAGS
+    for number, row in enumerate(_rows(path, ("clip_id", "mp3_path", *MTT_TAGS)), 2):
         if tags == "all" and not recordings:
             names = tuple(column for column in row if column not in ("clip_id", "mp3_path"))
         file = PurePosixPath(row["mp3_path"])
