@@ -125,7 +125,7 @@ class Store:
             "sqlite+pysqlite://",
             creator=lambda: _connect(path),
             poolclass=sa.pool.QueuePool,
-            pool_use_lifo=True,  # each connection has a cache of 2 MB: use few, and these often
+            pool_use_lifo=True,  # each connection has a cache of its own: use few, these often
         )
         sa.event.listen(engine, "begin", _begin_transaction)
         try:
@@ -595,6 +595,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     # FULL: a journal row must be on disk before the file it speaks of is replaced.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    # KiB of pages. The system keeps the file in memory, too; with SQLite's 2 MB a connection the
+    # daemon would grow for hours until all were full.
+    connection.execute("PRAGMA cache_size = -256")
     return connection
 
 
