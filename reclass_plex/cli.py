@@ -24,6 +24,7 @@ from reclass_plex import (
     cli_evaluate,
     cli_extract,
     cli_history,
+    cli_learn,
     cli_models,
     cli_train,
     console,
@@ -60,6 +61,7 @@ app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_extract.app)
 app.add_typer(cli_train.app)
+app.add_typer(cli_learn.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_history.app)
 app.add_typer(cli_daemon.app)

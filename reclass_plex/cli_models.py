@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +25,7 @@ from reclass_plex.errors import ReclassError, printable
 from reclass_plex.transfer_bar import showing_bytes
 
 if TYPE_CHECKING:
-    pass
+    from reclass_plex.installed_ensembles import Installed
 
 app = typer.Typer(help="The models that vote, and their weights.", no_args_is_help=True)
 
@@ -41,10 +42,14 @@ AcceptLicence = Annotated[
 
 @app.command("list")
 def list_all(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
-    """List the heads and what each is worth, the models to fetch, and the files in the package."""
+    """List heads, models to fetch, ensembles that were installed, and the files in the package."""
     from reclass_plex.heads import load_card
+    from reclass_plex.installed_ensembles import list_installed
 
     folder, _ = _places(config_file)
+    ensembles = list_installed(folder)
+    options = configure(config_file).ensemble
+    in_use = f"{options.taxonomy}-{options.profile}"
     cards = [load_card(path) for path in sorted((models.DATA / "heads").iterdir())]
     known = models.load_catalogue(folder).values()
     files = list(models.list_models())
@@ -53,6 +58,8 @@ def list_all(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
             console.print_json({"head": card.model_dump(mode="json")})
         for model in known:
             console.print_json(_model_as_json(model, folder))
+        for ensemble in ensembles:
+            console.print_json(_ensemble_as_json(ensemble, in_use))
         for file in files:
             console.print_json({"file": file.name, "size": file.size, "problem": file.problem})
         return
@@ -73,6 +80,17 @@ def list_all(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
         fetched.add_row(model.name, size, _licence(model), state, model.purpose)
     console.out.print(fetched)
     console.say(f"in {printable(folder)}\n")
+    if ensembles:
+        installed = console.table("ensemble", "stages", "state", "in use", "fitted to")
+        for ensemble in ensembles:
+            told = _ensemble_as_json(ensemble, in_use)
+            stages = ", ".join(map(str, told["stages"]))
+            installed.add_row(
+                ensemble.name, stages, "; ".join(ensemble.notes) or "ok",
+                "yes" if told["in_use"] else "", told["protocol"] or "",
+            )  # fmt: skip
+        console.out.print(installed)
+        console.say("")
     listed = console.table("file", "size", "state")
     for file in files:
         listed.add_row(file.name, f"{file.size / 1e6:.2f} MB", file.problem or "ok")
@@ -263,6 +281,22 @@ def _model_as_json(model: models.Model, folder: Path) -> dict[str, object]:
         "repository": model.repository,
         "revision": model.revision,
         "purpose": model.purpose,
+    }
+
+
+def _ensemble_as_json(one: Installed, in_use: str) -> dict[str, Any]:
+    spec = one.spec
+    return {
+        "ensemble": one.name,
+        "taxonomy": one.taxonomy,
+        "profile": one.profile,
+        "path": os.fspath(one.folder),
+        "stages": [stage.name for stage in spec.stages] if spec else [],
+        "models": [stage.model for stage in spec.stages if stage.model] if spec else [],
+        "genres": list(spec.genres) if spec else [],
+        "protocol": spec.protocol if spec else None,
+        "in_use": one.name == in_use,
+        "problems": list(one.notes),
     }
 
 

@@ -74,7 +74,9 @@ def train(
         str | None,
         typer.Option(help="Widths of inner layers, as 512,128; 0 for a logistic head."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="At most; rounds of trees.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most; rounds of trees, steps of a logistic head.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Windows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest.")] = None,
     class_weights: Annotated[

@@ -20,10 +20,12 @@ from pydantic import (
 )
 
 from reclass_plex.errors import ConfigError, printable
+from reclass_plex.genres import is_junk_genre, split_genres
 
 CONFIG_VARIABLE = "RECLASS_PLEX_CONFIG"  # environment: the configuration file
 SYSTEM_CONFIG = Path("/etc/reclass-plex/config.yaml")  # of the service that make install set up
 
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 _TIME = r"([01]?\d|2[0-3]):[0-5]\d"  # of a day, local: 7:30
 _SPAN = rf"^{_TIME}-{_TIME}$"  # 22:00-07:30, over midnight too
 
@@ -33,6 +35,13 @@ def _full_path(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be a full path, beginning with /")
     return path
+
+
+def _one_genre(name: str) -> str:
+    """Refuse what would not be read back from a file as the one genre that it is meant to be."""
+    if is_junk_genre(name) or split_genres(name) != (name,):
+        raise ValueError("must name one genre")
+    return name
 
 
 class Options(BaseModel):
@@ -50,7 +59,7 @@ class PolicyOptions(Options):
     album_consensus: bool = True
     add_parents: bool = False
     overwrite_user_genres: bool = False
-    names: dict[str, Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]] = {}
+    names: dict[str, Annotated[str, StringConstraints(pattern=_PRINTABLE)]] = {}
     allow: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     moods: bool = False
@@ -77,7 +86,15 @@ class EnsembleOptions(Options):
 
     taxonomy: Literal["default", "gtzan", "fma16", "msd13", "own"] = "default"
     profile: str = Field(default="cpu", pattern=r"^[a-z0-9][a-z0-9-]*$")
-    text_genres: tuple[Annotated[str, StringConstraints(min_length=1, max_length=60)], ...] = ()
+    text_genres: tuple[
+        Annotated[
+            str,
+            StringConstraints(strip_whitespace=True, max_length=60, pattern=_PRINTABLE),
+            AfterValidator(_one_genre),
+        ],
+        ...,
+    ] = ()
+    learned_genres: bool = True
     early_exit_accuracy: float = Field(default=0.90, ge=0.5, lt=1)
 
 

@@ -67,7 +67,11 @@ class Costs(BaseModel):
 def patient(config: Config) -> Config:
     """Return the configuration of the same ensemble, but with every stage heard on every track."""
     options = config.ensemble.model_copy(
-        update={"early_exit_accuracy": NEVER_EARLY, "text_genres": ()}
+        update={
+            "early_exit_accuracy": NEVER_EARLY,
+            "text_genres": (),
+            "learned_genres": False,
+        }
     )
     return config.model_copy(update={"ensemble": options})
 

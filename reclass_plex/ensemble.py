@@ -5,8 +5,9 @@ fitted and calibrated by `reclass_plex.training`. The thresholds follow from how
 exit must be right, which the user states. A stage whose model is missing or damaged is left out,
 which is said, and the others go on.
 
-Genres that the user names by text alone (`text_genres`) are heard by CLAP after the vote: what it
-gives them is taken from all other genres alike. It ranks, but nobody has calibrated it.
+Genres that the user taught (`learned_genres`) are heard after the vote by a head of their own: what
+it gives them is taken from all other genres alike. So is what CLAP then gives to genres that the
+user names by text alone (`text_genres`); it ranks, but nobody has calibrated it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,14 +25,9 @@ from typing import TYPE_CHECKING
 from reclass_plex.config import Config, EnsembleOptions
 from reclass_plex.errors import ModelError
 from reclass_plex.genres import Taxonomy, genre_key
+from reclass_plex.learned_genres import LearnedGenres, find_learned
 from reclass_plex.models import why_missing
-from reclass_plex.profiles import (
-    EnsembleSpec,
-    StageSpec,
-    exit_threshold,
-    find_profile,
-    model_digest,
-)
+from reclass_plex.profiles import EnsembleSpec, exit_threshold, find_profile, model_digest
 from reclass_plex.records import Embedding, Excerpt, GenreScore, Verdict, Vote, Waveform
 
 if TYPE_CHECKING:
@@ -51,6 +48,7 @@ CLOSE = 0.02  # probability; two genres nearer to each other are too close to ca
 LEAST = 0.001  # probability; what is less probable is not listed, save for the first two
 GUARD, GUARD_WINDOWS = "musicnn-msd", 3  # tell music from the rest where no stage does
 TEXT_STAGE, TEXT_MODEL = "text", "clap"  # for genres that are known by name alone
+LEARNED_STAGE = "learned"  # for genres that the user taught
 
 _thread = threading.local()
 
@@ -76,16 +74,21 @@ class Ensemble:
         self.device = device
         self._models = models
         self._memory_gib = memory_gib
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._opened: FetchedEncoders | None = None
+        self._loaded: dict[str, Head] | None = None  # the profile's, by stage
         self._profile = find_profile(options.taxonomy, options.profile, models)
-        self.taxonomy: Taxonomy = self._profile.taxonomy
-        self._lost: dict[str, str] = {}  # stages that proved unusable: name -> why
         self._warned: set[str] = set()
-        known = {genre_key(genre) for genre in (*self.taxonomy.genres, *self.spec.genres)}
-        self._texts = tuple(name for name in options.text_genres if genre_key(name) not in known)
-        if self._texts and (why := why_missing(TEXT_MODEL, models)) is not None:
-            self._lost[TEXT_STAGE] = why
+        self._learned: LearnedGenres | None = None
+        self._no_learned: str | None = None  # why the user's own genres are not heard
+        if options.learned_genres:
+            try:
+                self._learned = find_learned(models)
+            except ModelError as error:
+                self._no_learned = str(error)
+        self._no_texts: str | None = None  # why nothing is heard from names
+        if self._wanted_texts:
+            self._no_texts = why_missing(TEXT_MODEL, models)
 
     @classmethod
     def from_config(cls, config: Config, device: Device = "cpu") -> Ensemble:
@@ -98,28 +101,43 @@ class Ensemble:
         return self._profile.spec
 
     @property
+    def taxonomy(self) -> Taxonomy:
+        """The genres that are heard; those that are known by name alone are beyond it."""
+        return self._profile.taxonomy
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What of that which was asked for is left out, why, and what to do about it."""
-        lost = (f"stage {name} is left out: {why}" for name, why in self._lost.items())
-        return (*self._profile.notes, *lost)
+        notes = self._profile.notes
+        if self._no_learned is not None:
+            advice = "reclass-plex learn --rollback, or learn again"
+            why = f"{self._no_learned}. To mend it: {advice}"
+            notes = (*notes, f"stage {LEARNED_STAGE} is left out: {why}")
+        if self._no_texts is not None:
+            notes = (*notes, f"stage {TEXT_STAGE} is left out: {self._no_texts}")
+        return notes
 
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change with the models and with what is asked of them."""
+        texts = self._texts
         digest = hashlib.blake2b(self._profile.digest.encode(), digest_size=8)
         stages = [stage.name for stage in self.spec.stages]
-        if self._texts and TEXT_STAGE not in self._lost:
+        if self._learned is not None:
+            stages += [LEARNED_STAGE, self._learned.digest]
+        if texts:
             stages += [TEXT_STAGE, model_digest(TEXT_MODEL, self._models)]
-        digest.update(f"{VERSION} {self.options.model_dump_json()} {stages}".encode())
+        # What is asked for and left out changes no verdict.
+        heard = {"taxonomy": self.spec.taxonomy, "profile": self._profile.name}
+        options = self.options.model_copy(update={**heard, "text_genres": texts})
+        asked = options.model_dump_json(exclude={"learned_genres"})
+        digest.update(f"{VERSION} {asked} {stages}".encode())
         return digest.hexdigest()
 
     @property
     def excerpt(self) -> Excerpt:
         """The part of a track that the heads' cards ask for. Raises ModelError."""
-        named = {self._head(stage).card.excerpt for stage in self.spec.stages}
-        if len(named) != 1:
-            raise ModelError(f"the heads of one ensemble want several excerpts: {sorted(named)}")
-        return Excerpt.parse(named.pop())
+        return Excerpt.parse(next(iter(self._heads.values())).card.excerpt)
 
     def load(self) -> None:
         """Load everything that a verdict may need, so that a fault shows now.
@@ -134,19 +152,26 @@ class Ensemble:
         with device_errors():
             for checkpoint in CHECKPOINTS:
                 load_musicnn(checkpoint, self.device)
+            heads = self._heads
             for stage in self.spec.stages:
-                readout = self._head(stage).card.readout or ALL_THERE_IS
                 _guard(stage.features)
                 if stage.model is not None:
+                    card = heads[stage.name].card
                     try:
-                        self._encoders.load(stage.model, readout)
+                        self._encoders.load(stage.model, card.readout or ALL_THERE_IS, card.dims)
                     except ModelError as error:
-                        self._leave_out(stage.name, str(error))
-            if self._texts and TEXT_STAGE not in self._lost:
+                        self._leave_out({stage.name: str(error)})
+            if self._learned is not None:
+                try:
+                    self._learned.load()
+                except ModelError as error:
+                    self._learned, self._no_learned = None, str(error)
+            if self._texts:
                 try:
                     self._encoders.load(TEXT_MODEL, ALL_THERE_IS)
                 except ModelError as error:
-                    self._leave_out(TEXT_STAGE, str(error))
+                    self._no_texts = str(error)
+            assert self._heads  # noqa: S101 - also those of `cpu`, where it took over
 
     def classify(self, waveform: Waveform) -> tuple[Verdict, tuple[Embedding, ...]]:
         """Let the stages vote on an excerpt until they are sure enough.
@@ -161,14 +186,21 @@ class Ensemble:
         _compute_on_one_core()
         started = time.perf_counter()
         with device_errors():
+            heads = self._heads
             listening = Listening(waveform, self._encoders, self.device)
-            verdict = self._listen(waveform, listening, self.spec)
+            verdict = self._listen(waveform, listening, self.spec, heads)
             heard = moods.hear(listening.msd, verdict.genres, verdict.unsure)
         seconds = time.perf_counter() - started
         verdict = replace(verdict, moods=heard.moods, styles=heard.styles, seconds=seconds)
         return verdict, listening.embeddings()
 
-    def _listen(self, waveform: Waveform, listening: Listening, spec: EnsembleSpec) -> Verdict:
+    def _listen(
+        self,
+        waveform: Waveform,
+        listening: Listening,
+        spec: EnsembleSpec,
+        heads: Mapping[str, Head],
+    ) -> Verdict:
         import numpy as np
 
         from reclass_plex import evidence
@@ -182,14 +214,14 @@ class Ensemble:
             unsure = _music_guard().judge(listening.musicnn(GUARD, GUARD_WINDOWS))
         for stage in () if unfit else spec.stages:
             started = time.perf_counter()
-            head = self._head(stage)
+            head = heads[stage.name]
             try:
                 features = listening.features(stage, head)
             except ModelError as error:
                 if stage.model is None or len(spec.stages) == 1:
                     raise
                 self._warn_once(stage.name, error)
-                return self._listen(waveform, listening, spec.without([stage.name]))
+                return self._listen(waveform, listening, spec.without([stage.name]), heads)
             vote = evidence.pool_windows(head.predict(features), stage.sharpness)
             heard.append(evidence.align(vote, head.card.genres, genres, stage.strangers))
             pooled = evidence.pool_votes(heard, stage.weights)
@@ -201,19 +233,48 @@ class Ensemble:
             if unsure is None and pooled.max() >= exit_threshold(stage, wanted):
                 break
         decided_by = votes[-1].stage if votes else "level"
-        if votes and self._texts and TEXT_STAGE not in self._lost:
+        if votes and self._learned is not None:
+            pooled, genres = self._hear_learned(self._learned, pooled, genres, listening, votes)
+        taught = genres[len(spec.genres) :]
+        if votes and self._texts:
             pooled, genres = self._hear_texts(pooled, genres, listening, votes)
         ranked = _rank(pooled, genres)
+        if votes and ranked[0].name in taught:
+            decided_by = LEARNED_STAGE
+        elif ranked[0].name in self._texts:
+            decided_by = TEXT_STAGE
         if unsure is None and ranked[0].confidence - ranked[1].confidence < CLOSE:
             unsure = "too close to call"
         return Verdict(
             taxonomy=spec.taxonomy,
             genres=ranked,
-            decided_by=TEXT_STAGE if ranked[0].name in self._texts else decided_by,
+            decided_by=decided_by,
             votes=tuple(votes),
             seconds=0.0,
             unsure=unsure,
         )
+
+    def _hear_learned(
+        self,
+        learned: LearnedGenres,
+        pooled: npt.NDArray[np.float64],
+        genres: tuple[str, ...],
+        listening: Listening,
+        votes: list[Vote],
+    ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+        """Return the vote on more genres, those that the user taught, and add it to `votes`."""
+        from reclass_plex.learned_genres import widen_vote
+
+        started = time.perf_counter()
+        further = learned.without(genres)
+        try:
+            wide = widen_vote(pooled, learned, further, listening)
+        except ModelError as error:
+            self._warn_once(LEARNED_STAGE, error)
+            return pooled, genres
+        genres = (*genres, *further)
+        votes.append(Vote(LEARNED_STAGE, _rank(wide, genres), time.perf_counter() - started))
+        return wide, genres
 
     def _hear_texts(
         self,
@@ -241,8 +302,9 @@ class Ensemble:
 
         with self._lock:
             if self._opened is None:
+                heads = self._heads
                 needs = [
-                    (stage.model, self._head(stage).card.readout or ALL_THERE_IS)
+                    (stage.model, heads[stage.name].card.readout or ALL_THERE_IS)
                     for stage in self.spec.stages
                     if stage.model is not None
                 ]
@@ -251,8 +313,34 @@ class Ensemble:
                 self._opened = FetchedEncoders(self._models, self.device, needs, self._memory_gib)
             return self._opened
 
-    def _head(self, stage: StageSpec) -> Head:
-        return _load_head(self._profile.head_folder(stage.head))
+    @property
+    def _heads(self) -> dict[str, Head]:
+        """The stages' heads; a stage whose head does not fit it is left out."""
+        from reclass_plex.stage_heads import load_stage_heads
+
+        with self._lock:
+            while self._loaded is None:
+                heads, faults = load_stage_heads(self._profile)
+                if faults:
+                    self._leave_out(faults)
+                else:
+                    self._loaded = heads
+            return self._loaded
+
+    @property
+    def _wanted_texts(self) -> tuple[str, ...]:
+        """The genres that the user named and the vote does not know, each once."""
+        taught = () if self._learned is None else self._learned.names
+        heard = (*self.taxonomy.genres, *self.spec.genres, *taught)
+        found = {genre_key(genre): "" for genre in heard}
+        for name in self.options.text_genres:
+            found.setdefault(genre_key(name), name)
+        return tuple(filter(None, found.values()))
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        """Those of them that are heard."""
+        return self._wanted_texts if self._no_texts is None else ()
 
     def _warn_once(self, stage: str, error: ModelError) -> None:
         """Say that a track is heard without a stage; not again for each track, if it goes on."""
@@ -261,19 +349,13 @@ class Ensemble:
             self._warned.add(text)
             log.warning("%s", text)
 
-    def _leave_out(self, stage: str, why: str) -> None:
-        """Do without a stage from now on, or with the profile `cpu` where none is left."""
-        log.warning("the stage %s is left out: %s", stage, why)
-        self._lost[stage] = why
-        if stage != TEXT_STAGE:
-            self._profile = self._profile.without(stage)
-
-
-@cache
-def _load_head(folder: Path) -> Head:
-    from reclass_plex.heads import load_head
-
-    return load_head(folder)
+    def _leave_out(self, faults: Mapping[str, str]) -> None:
+        """Do without stages from now on, or with the profile `cpu` where none is left."""
+        for stage, why in faults.items():
+            log.warning("the stage %s is left out: %s", stage, why)
+        with self._lock:
+            self._profile = self._profile.without(faults)
+            self._loaded = None
 
 
 def _music_guard() -> OpenSet:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,13 @@ from reclass_plex.encoders.batching import MOST_WINDOWS, Batched, share_encoder
 from reclass_plex.encoders.musicnn import spread_indices
 from reclass_plex.encoders.opening import encoder_footprint, open_encoder
 from reclass_plex.errors import ModelError
-from reclass_plex.memory import Footprint, Residents, budget_bytes, share_memory
+from reclass_plex.memory import (
+    Footprint,
+    Residents,
+    budget_bytes,
+    share_memory,
+    why_too_large,
+)
 from reclass_plex.models import find_model, why_missing
 from reclass_plex.records import Waveform
 
@@ -41,11 +47,15 @@ class Heard(NamedTuple):
 
 @dataclass(frozen=True)
 class _Plan:
-    """How encoders share memory: windows of a batch for each, and `residents` if in turn."""
+    """How encoders share memory: windows of a batch for each, and `residents` if in turn.
+
+    `too_large` says why some do not fit by themselves.
+    """
 
     budget: int  # bytes
     most_windows: Mapping[Need, int]
     residents: Residents[Encoder] | None
+    too_large: Mapping[Need, str] = field(default_factory=dict)
 
 
 class FetchedEncoders:
@@ -70,10 +80,14 @@ class FetchedEncoders:
         self._lock = threading.Lock()
         self._plan = self._make_plan()
 
-    def load(self, name: str, readout: Readout) -> None:
-        """Open an encoder now. Raises ModelError, and DeviceError if the GPU has no room for it."""
-        with self._use((name, readout)):
-            pass
+    def load(self, name: str, readout: Readout, dims: int | None = None) -> None:
+        """Open an encoder now; its vectors are to have `dims` values, if that is said.
+
+        Raises ModelError, and DeviceError if the GPU has no room for it.
+        """
+        with self._use((name, readout)) as encoder:
+            if dims not in {None, encoder.dims}:
+                raise ModelError(f"{name} gives {encoder.dims} values, and its head takes {dims}")
 
     @contextmanager
     def hear(
@@ -107,6 +121,8 @@ class FetchedEncoders:
 
     def _load(self, need: Need) -> Encoder:
         name, readout = need
+        if need in self._plan.too_large:
+            raise ModelError(self._plan.too_large[need])
         encoder = open_encoder(
             self._folder(name), layers=readout.layers, pooling=readout.pooling, device=self._device
         )
@@ -120,7 +136,12 @@ class FetchedEncoders:
         return folder
 
     def _make_plan(self) -> _Plan:
-        """Share the memory. Raises DeviceError if an encoder does not fit even by itself."""
+        """Share the memory.
+
+        Raises DeviceError if an encoder does not fit a GPU even by itself: the CPU may have room.
+        Where that computes already, no other place and no new process would help, and the encoder
+        is one that cannot be opened.
+        """
         if self._device == "cpu" and self._memory_gib is None:
             return _Plan(0, {}, None)
         footprints: dict[Need, Footprint] = {}
@@ -129,6 +150,12 @@ class FetchedEncoders:
                 folder = self._folder(need[0])
                 footprints[need] = encoder_footprint(folder, need[1].layers, self._device)
         budget = budget_bytes(self._device, self._memory_gib)
+        too_large: dict[Need, str] = {}
+        for need, footprint in list(footprints.items()) if self._device == "cpu" else ():
+            if footprint.weights > budget:
+                too_large[need] = why_too_large(need[0], footprint.weights, budget)
+                del footprints[need]
         share = share_memory(budget, list(footprints.values()), MOST_WINDOWS)
         most = dict(zip(footprints, share.most_windows, strict=True))
-        return _Plan(budget, most, None if share.together else Residents(budget))
+        residents = None if share.together else Residents[Encoder](budget)
+        return _Plan(budget, most, residents, too_large)

@@ -1,7 +1,8 @@
 """Heads: from a window's features to calibrated probabilities of genres.
 
 A head standardises its input, (x - mean) / deviation, limits it where the card says so, and passes
-it to one of four classifiers (`kind`):
+it to one of four classifiers (`kind`). Where it has `quantiles`, each feature is first replaced by
+its normal score (`normal_scores`), which tames features of any distribution.
 
 - logistic: softmax(z W + b);
 - mlp: linear layers with ReLU between them;
@@ -70,6 +71,7 @@ class ModelCard(BaseModel):
     rate: int | Literal["native"]  # Hz at which the features are computed
     window_seconds: float = Field(gt=0)
     limit: float | None = Field(default=None, gt=0)  # of the standardised input, both ways
+    quantiles: int | None = Field(default=None, ge=2)  # a feature; set when the head is made
     temperature: float = Field(default=1.0, gt=0)
     sharpness: float = Field(default=1.0, gt=0)  # of several windows, see evidence.pool_windows
     hidden: tuple[int, ...] = ()  # widths of an mlp's inner layers
@@ -100,6 +102,8 @@ class ModelCard(BaseModel):
         """Return the names and shapes that `head.safetensors` must hold."""
         d, k = self.dims, len(self.genres)
         shapes: dict[str, tuple[int, ...]] = {"mean": (d,), "deviation": (d,)}
+        if self.quantiles is not None:
+            shapes["quantiles"] = (d, self.quantiles)
         if self.kind == "logistic":
             shapes |= {"weight": (d, k), "bias": (k,)}
         elif self.kind == "mlp":
@@ -121,9 +125,14 @@ class Head:
         self, card: ModelCard, tensors: Mapping[str, Tensor], trees: str | None = None
     ) -> None:
         """Check the parts against the card. Raises ModelError."""
+        quantiles = tensors.get("quantiles")
+        if quantiles is not None and quantiles.ndim == 2 and card.quantiles is None:
+            card = card.model_copy(update={"quantiles": quantiles.shape[-1]})
         check_shapes(tensors, card.tensor_shapes())
         if bool((tensors["deviation"] <= 0).any()):
             raise ModelError("deviation holds values that are not positive")
+        if quantiles is not None and not bool((quantiles.diff(dim=1) >= 0).all()):
+            raise ModelError("quantiles do not ascend")
         if (card.kind == "xgboost") != (trees is not None):
             raise ModelError(f"a head of kind {card.kind} and {TREES} do not go together")
         if trees is not None:
@@ -143,7 +152,10 @@ class Head:
         if features.ndim != 2 or features.shape[1] != self.card.dims:
             shape = tuple(features.shape)
             raise ValueError(f"{self.card.name} takes (n, {self.card.dims}) features, not {shape}")
-        z = (features.float() - self._tensors["mean"]) / self._tensors["deviation"]
+        x = features.float()
+        if self.card.quantiles is not None:
+            x = normal_scores(x, self._tensors["quantiles"])
+        z = (x - self._tensors["mean"]) / self._tensors["deviation"]
         if self.card.limit is not None:
             z = z.clamp(-self.card.limit, self.card.limit)
         logits = self._logits(z) / self.card.temperature
@@ -180,6 +192,31 @@ class Head:
             (folder / TREES).write_text(self._trees, encoding="utf-8")
         card = self.card.model_dump_json(indent=2) + "\n"
         (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def quantile_levels(count: int) -> Tensor:
+    """Return the levels (count,) at which `normal_scores` expects quantiles, between 0 and 1."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+
+
+def normal_scores(x: Tensor, quantiles: Tensor) -> Tensor:
+    """Return (n, d): the normal deviates whose share in a normal distribution x (n, d) has here.
+
+    `quantiles` (d, q) ascend and are at `quantile_levels(q)`; between them is a straight line,
+    beyond them nothing grows. A value that is shared by many stands in the middle of them.
+    """
+    levels = quantile_levels(quantiles.shape[1]).to(x)
+    columns = x.T.contiguous()
+    found = torch.zeros_like(columns)
+    for right in (False, True):  # the lower and the upper end of a run of equal quantiles
+        above = torch.searchsorted(quantiles, columns, right=right)
+        above = above.clamp(1, quantiles.shape[1] - 1)
+        low, high = quantiles.gather(1, above - 1), quantiles.gather(1, above)
+        passed = columns >= low if right else columns > low
+        share = torch.where(high > low, ((columns - low) / (high - low)).clamp(0, 1), passed.to(x))
+        found += torch.lerp(levels[above - 1], levels[above], share) / 2
+    scores: Tensor = torch.special.ndtri(found)
+    return scores.T
 
 
 def load_card(folder: Path) -> ModelCard:

@@ -22,6 +22,7 @@ from reclass_plex.encoders.musicnn import (
     log_mel_patches,
     spread_indices,
 )
+from reclass_plex.errors import ModelError
 from reclass_plex.evidence import cut_windows
 from reclass_plex.features import extract_fma_features
 from reclass_plex.fetched import ALL_THERE_IS, FetchedEncoders, Heard
@@ -58,6 +59,9 @@ class Listening:
         readout = head.card.readout or ALL_THERE_IS
         with self.hear_fetched(stage.model, readout, stage.windows) as heard:
             features = readout.combine(heard.states, heard.encoder.layers)
+        if features.shape[1] != head.card.dims:
+            given = features.shape[1]
+            raise ModelError(f"{stage.model} gives {given} values; its head takes {head.card.dims}")
         self._means[stage.model] = features.mean(0)
         return features
 

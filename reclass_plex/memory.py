@@ -249,7 +249,12 @@ def _gpu_index(device: str) -> int:
 
 
 def _refuse(name: str, size: int, budget: int) -> None:
-    raise DeviceError(
+    raise DeviceError(why_too_large(name, size, budget))
+
+
+def why_too_large(name: str, size: int, budget: int) -> str:
+    """Return, for people, that a model of `size` bytes does not fit, and what to do."""
+    return (
         f"{name} needs {size / GIB:.1f} GiB, and there are {budget / GIB:.1f}: end what else uses"
         " the memory, raise worker.memory_gib if it is set, or choose a smaller model"
     )

@@ -26,7 +26,7 @@ from reclass_plex.changes import remove_leftovers, repair
 from reclass_plex.config import Config, load_config
 from reclass_plex.credentials import read_plex_token, webhook_key
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.errors import ConfigError, StoreBusy, StoreError, printable
+from reclass_plex.errors import ConfigError, ModelError, StoreBusy, StoreError, printable
 from reclass_plex.files import open_lock
 from reclass_plex.hours import quiet_until
 from reclass_plex.jobs import Job, Jobs, State
@@ -54,6 +54,7 @@ from service.web.server import WebServer
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
+MODELS_SECONDS = 2.0  # to wait until models that changed are taken up
 LOOK_SECONDS = 2.0  # between looks into the queue for what other processes put there
 STATUS_SECONDS = 5.0  # between lines of status to systemd
 CLEAN_SECONDS = 60.0  # to wait for who changes files
@@ -74,6 +75,7 @@ class Daemon:
         self._ready = False
         self._next_look = self._next_status = 0.0
         self._work_due = False
+        self._models: tuple[str, tuple[str, ...]] | None = None  # fingerprint, what is left out
         self._done = 0
         self._anchors: dict[Path, Anchor] = {}  # of the reconcile; each watch has its own
 
@@ -175,12 +177,25 @@ class Daemon:
             if self._alerts is not None and self._refused_token == self._alerts_token:
                 self._stop_alerts()  # the Plex worker says so, and sees when there is another
             self._mind_alerts()
+            self._mind_models()
         # Files that settle will be work in a moment: the models may load meanwhile.
         wanted = self._work_due or any(watch.settling for watch in self._watches)
         self._supervisor.step(now, wanted=wanted, allowed=self._why_not() is None)
         if now >= self._next_status:
             self._next_status = now + STATUS_SECONDS
             notify(f"STATUS={self._describe()}")
+
+    def _mind_models(self) -> None:
+        """Let a new worker take up models that were installed, fetched, damaged or removed."""
+        try:
+            ensemble = Ensemble.from_config(self._config)
+            found = (ensemble.fingerprint, ensemble.notes)
+        except ModelError as error:
+            found = ("", (str(error),))
+        if self._models not in {None, found}:
+            log.info("the models are others now")
+            self._supervisor.reload(self._config)
+        self._models = found
 
     def _why_not(self) -> Literal["paused", "quiet"] | None:
         if self._paused:
@@ -353,10 +368,24 @@ class Daemon:
             plex=self._plex.status(),
             folders=tuple(_folder_status(watch) for watch in self._watches),
             models_loaded=self._supervisor.running,
-            left_out=Ensemble.from_config(self._config).notes,
+            left_out=self._models_in_use()[1],
             tracks_done=self._count_done(),
             since=self._started,
         )
+
+    def _models_in_use(self) -> tuple[str, tuple[str, ...]]:
+        """Return the models' fingerprint, and what is left out: as the worker says, once it does.
+
+        Models that just changed are taken up first.
+        """
+        ensemble = Ensemble.from_config(self._config)
+        found = (ensemble.fingerprint, ensemble.notes)
+        until = time.monotonic() + MODELS_SECONDS
+        while self._models != found and time.monotonic() < until and not self._stopping.is_set():
+            self._poke()
+            time.sleep(TICK_SECONDS)
+        report = self._supervisor.report
+        return found if report is None else (report.models, report.left_out)
 
     def _count_done(self) -> int:
         """Return at least how many tracks ended since the start: some are gone, or in line anew."""
@@ -380,7 +409,7 @@ class Daemon:
         tracks = select_tracks(
             self._store,
             selection,
-            Ensemble.from_config(self._config).fingerprint,
+            self._models_in_use()[0],
             self._plex.library_folders if self._config.plex.url else None,
             self._stopping.is_set,
         )
@@ -429,6 +458,7 @@ class Daemon:
                 config = config.model_copy(update={name: getattr(former, name)})
         self._config = config
         if former != config:
+            self._models = None
             self._supervisor.reload(config)
         self._schedule.reload(config.schedule)
         if (former.plex, former.policy) != (config.plex, config.policy):

@@ -18,9 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from reclass_plex.config import Config
 from reclass_plex.jobs import Jobs
-from service.work import Order
+from service.work import Order, Report
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ class Supervisor:
         self._cpu_until = 0.0
         self._next_look = 0.0
         self._unreleased = False  # jobs of a process that ended are still held
+        self._said = b""  # by the process, so far
+        self.report: Report | None = None  # of the last one, if it is with the same configuration
         self.problem: str | None = None  # why there is no worker although there is work
 
     @property
@@ -64,8 +68,12 @@ class Supervisor:
         return self._process is not None
 
     def reload(self, config: Config) -> None:
-        """Use another configuration from the next process on, and end the one there is."""
+        """Use another configuration, or other models, from the next process on.
+
+        The one there is ends.
+        """
         self._config = config
+        self.report = None
         self._not_before = 0.0
         self._gpu_failures = 0
         self.problem = None
@@ -88,6 +96,7 @@ class Supervisor:
         if self._unreleased:
             self._release()
         if self._process is not None:
+            self._hear()
             status = self._process.poll()
             if status is not None:
                 self._ended(status, now)
@@ -117,7 +126,13 @@ class Supervisor:
             device=device,
             log_level=logging.getLogger().getEffectiveLevel(),
         )
-        self._process = subprocess.Popen(list(self._command), stdin=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None  # noqa: S101 - it was asked for
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._said = b""
+        self.report = None
         self._started = now
         self._next_look = now + LOOK_SECONDS
         assert self._process.stdin is not None  # noqa: S101 - it was asked for
@@ -126,6 +141,17 @@ class Supervisor:
             self._process.stdin.flush()
         except OSError:
             return  # it died at once; `step` sees that
+
+    def _hear(self) -> None:
+        """Take the process' report once it is whole; one that is ending has none to give."""
+        assert self._process is not None  # noqa: S101 - see step
+        assert self._process.stdout is not None  # noqa: S101 - see _start
+        with contextlib.suppress(BlockingIOError):
+            self._said += os.read(self._process.stdout.fileno(), 1 << 16)
+        line, end, _ = self._said.partition(b"\n")
+        if end and self._kill_at is None and self.report is None:
+            with contextlib.suppress(ValidationError):
+                self.report = Report.model_validate_json(line)
 
     def _ask_to_stop(self, now: float) -> None:
         if self._process is not None and self._kill_at is None:
@@ -143,9 +169,10 @@ class Supervisor:
     def _ended(self, status: int, now: float) -> None:
         process, self._process = self._process, None
         asked, self._kill_at = self._kill_at is not None, None
-        if process is not None and process.stdin is not None:
-            with contextlib.suppress(OSError):  # there may be something left to tell it
-                process.stdin.close()
+        for pipe in (process.stdin, process.stdout) if process is not None else ():
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # there may be something left to tell it
+                    pipe.close()
         self._unreleased = True
         if now - self._started >= STEADY_SECONDS:
             self._pause = FIRST_PAUSE

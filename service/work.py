@@ -1,7 +1,8 @@
 """The worker's process: reads its orders from standard input, works, and ends when idle.
 
 The first line of standard input is the order (`Order`, JSON). Every further line means that there
-may be work; its end means that the daemon is gone, so that this process shall be, too.
+may be work; its end means that the daemon is gone, so that this process shall be, too. On standard
+output it says which models it loaded (`Report`, JSON, one line).
 
 Exit status: 0 idle for long enough, or asked to stop; EX_TEMPFAIL the GPU failed and a new process
 may do better; EX_CONFIG what only the user can mend. Anything else is a crash.
@@ -45,6 +46,16 @@ class Order(BaseModel):
     store: Path
     device: Literal["auto", "cpu", "cuda"]
     log_level: int = logging.INFO
+
+
+class Report(BaseModel):
+    """What a worker says on standard output, in one line, once its models are loaded.
+
+    `models` is their fingerprint; `left_out` is what was asked for and cannot be used, and why.
+    """
+
+    models: str
+    left_out: tuple[str, ...]
 
 
 class _Signals:
@@ -108,6 +119,9 @@ def _work(order: Order, signals: _Signals) -> int:
     options = order.config.worker
     ensemble = Ensemble.from_config(order.config, choose_device(order.device))
     ensemble.load()
+    report = Report(models=ensemble.fingerprint, left_out=ensemble.notes)
+    os.write(1, report.model_dump_json().encode() + b"\n")
+    os.dup2(2, 1)  # what others may print there is read by nobody
     decoders = Decoders(options.decoders or min(4, pipeline.count_cores()))
     with Store.open(order.store) as store:
         worker = Worker(

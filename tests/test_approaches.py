@@ -8,10 +8,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid as SklearnCentroid
+from sklearn.preprocessing import QuantileTransformer
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from training_tables import make_table
 
-from reclass_plex.errors import ConfigError
+from reclass_plex.errors import ConfigError, ModelError
+from reclass_plex.heads import Head, ModelCard, normal_scores
 from reclass_plex.training.approaches import (
     APPROACHES,
     Settings,
@@ -26,8 +28,10 @@ from reclass_plex.training.approaches.base import (
     State,
     layer_moments,
     plain_moments,
+    plain_quantiles,
 )
-from reclass_plex.training.approaches.network import Network, NetworkApproach, NetworkOptions
+from reclass_plex.training.approaches.logistic import PATIENCE, strength
+from reclass_plex.training.approaches.network import Network, NetworkOptions
 from reclass_plex.training.runs import examples
 from reclass_plex.training.table import FeatureTable
 
@@ -96,7 +100,7 @@ def test_every_approach_learns(name: str, tags: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["xgboost", "fma-mlp", "mert"])
-@pytest.mark.parametrize("die_at", [1, 2, 5])
+@pytest.mark.parametrize("die_at", [1, 4])
 def test_a_fit_that_died_goes_on_to_the_same_bits(name: str, die_at: int) -> None:
     layers = (3, 7) if name == "mert" else ()
     train, held = parts(make_table(layers=layers))
@@ -147,21 +151,37 @@ def test_without_held_out_examples_it_takes_just_so_many_rounds() -> None:
         assert approach.fit(train, None, 7, Memory()).rounds == 7
 
 
-def test_a_logistic_head_finds_what_scikit_learn_finds() -> None:
-    table = make_table(240, dims=3, seed=5)
-    noise = np.random.default_rng(6).standard_normal(table.rows.shape) * table.rows.std(0)
-    table = replace(table, rows=(table.rows + noise).astype(np.float32))
-    train, _ = parts(table)
-    options = NetworkOptions(
-        hidden=(), epochs=150, patience=150, batch=240, learning_rate=0.1, weight_decay=0,
-        dropout=0, input_dropout=0, mixup=0, limit=100, seed=0, device="cpu", amp=True,
-    )  # fmt: skip
-    model = NetworkApproach(options).fit(train, None, 150, Memory()).model
-    x = table.rows[train.index]
+def noisy(table: FeatureTable, seed: int, scale: float = 1) -> FeatureTable:
+    noise = (
+        scale * np.random.default_rng(seed).standard_normal(table.rows.shape) * table.rows.std(0)
+    )
+    return replace(table, rows=(table.rows + noise).astype(np.float32))
+
+
+def test_a_logistic_head_is_what_scikit_learn_finds() -> None:
+    table = noisy(make_table(240, dims=8, windows=2, seed=5), 6)
+    train = examples(table, np.arange(0, 170), balanced=True)
+    approach = build("musicnn", make_settings("musicnn", {"limit": 100}), device="cpu", threads=1)
+    fit = approach.fit(train, None, 9, Memory())
     mean, deviation = plain_moments(train)
-    expected = LogisticRegression(C=1e6, max_iter=2000).fit((x - mean) / deviation, train.targets)
-    found = torch.softmax(torch.from_numpy(model.logits(x)), 1).numpy()
-    np.testing.assert_allclose(found, expected.predict_proba((x - mean) / deviation), atol=0.02)
+    z = (table.rows[train.index] - mean) / deviation
+    inverse = 1 / (2 * len(z) * strength(9))
+    expected = LogisticRegression(C=inverse, max_iter=2000, tol=1e-8)
+    expected.fit(z, train.targets, train.weights)
+    np.testing.assert_allclose(fit.model.tensors["weight"].T, expected.coef_, atol=2e-4)
+    assert fit.log[-1].l2 == strength(9) == pytest.approx(0.01)
+
+
+def test_a_logistic_head_is_drawn_as_strongly_as_the_tuned_part_likes() -> None:
+    train, held = parts(noisy(make_table(60, dims=40, name="musicnn", seed=2), 3, 3))
+    approach = build("musicnn", make_settings("musicnn", {}), device="cpu", threads=1)
+    fit = approach.fit(train, held, None, Memory())
+    losses = [line.tune_loss for line in fit.log if line.tune_loss is not None]
+    assert fit.rounds == int(np.argmin(losses)) + 1 == len(losses) - PATIENCE
+    assert 1 < fit.rounds < 20
+    rows = held.rows[held.index]
+    again = approach.fit(train, None, fit.rounds, Memory())
+    np.testing.assert_array_equal(again.model.logits(rows), fit.model.logits(rows))
 
 
 def test_the_baseline_is_the_nearest_centroid() -> None:
@@ -198,18 +218,72 @@ def test_a_feature_that_is_always_the_same_does_no_harm() -> None:
         assert float(fit.model.tensors["deviation"][2]) == 1
 
 
-def test_an_exported_network_is_the_network() -> None:
+@pytest.mark.parametrize("quantiles", [None, 9])
+def test_an_exported_network_is_the_network(quantiles: int | None) -> None:
     train, held = parts(make_table(60, layers=(0, 6)))
     options = NetworkOptions(
         hidden=(8, 5), epochs=3, patience=3, batch=16, learning_rate=0.01, weight_decay=0,
-        dropout=0.5, input_dropout=0.2, mixup=0.4, limit=3, seed=1, device="cpu", amp=True,
+        dropout=0.5, input_dropout=0.2, mixup=0.4, limit=3, quantiles=quantiles, seed=1,
+        device="cpu", amp=True,
     )  # fmt: skip
     torch.manual_seed(0)
     network = Network(options, train).eval()
     x = held.rows[held.index]
     with torch.no_grad():
         expected = network(network.enter(torch.from_numpy(x)))
-    np.testing.assert_allclose(network.export(2).logits(x), expected.numpy(), atol=1e-4)
+    model = network.export(2)
+    np.testing.assert_allclose(model.logits(x), expected.numpy(), atol=1e-4)
+    assert ("quantiles" in model.tensors) == (quantiles is not None)
+
+
+# --- normal scores
+
+
+def test_normal_scores_are_those_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    x = np.stack([generator.exponential(size=4000), generator.standard_cauchy(4000)], 1)
+    table = replace(make_table(4000, dims=2), rows=x.astype(np.float32))
+    train = examples(table, np.arange(4000), False)
+    quantiles = torch.from_numpy(plain_quantiles(train, 200)).float()
+    found = normal_scores(torch.from_numpy(table.rows), quantiles).numpy()
+    there = QuantileTransformer(n_quantiles=4000, output_distribution="normal").fit_transform(x)
+    middle = np.abs(there) < 2.3
+    np.testing.assert_allclose(found[middle], there[middle], atol=0.1)
+    assert np.abs(found).max() == pytest.approx(2.807, abs=1e-3)  # a share of 1 / 400 lies beyond
+    assert found.std(0) == pytest.approx(1, abs=0.02)
+
+
+def test_normal_scores_of_what_many_share_stand_in_the_middle() -> None:
+    values = torch.tensor([[0.0] * 6 + [1.0, 2.0], [5.0] * 8])
+    x = torch.tensor([[0.0, 5.0], [-9.0, 4.0], [9.0, 6.0], [1.0, 5.0]])
+    scores = normal_scores(x, values)
+    levels = torch.special.ndtr(scores)
+    expected = torch.tensor([[0.375, 0.5], [0.0625, 0.0625], [0.9375, 0.9375], [0.8125, 0.5]])
+    torch.testing.assert_close(levels, expected, atol=2e-3, rtol=0)
+
+
+def test_a_head_with_quantiles_answers_as_its_model_and_refuses_damaged_ones() -> None:
+    train, held = parts(make_table(90))
+    model = build("fma-mlp", small("fma-mlp"), device="cpu", threads=1)
+    fitted = model.fit(train, held, None, Memory()).model
+    names = ("Blues", "Jazz", "Metal")
+    card = ModelCard(
+        name="made", kind="mlp", taxonomy="own", genres=names, features="fma518", dims=6,
+        excerpt="full", rate="native", window_seconds=30, limit=fitted.limit, hidden=fitted.hidden,
+        training_data="", licence="", split="", measured=(), date="", command="",
+        rests_on=dict.fromkeys(names, ""),
+    )  # fmt: skip
+    head = Head(card, dict(fitted.tensors))
+    assert head.card.quantiles == 200
+    rows = held.rows[held.index]
+    logits = torch.from_numpy(fitted.logits(rows))
+    found = head.predict(torch.from_numpy(rows))
+    torch.testing.assert_close(found.double(), torch.softmax(logits, 1), atol=1e-5, rtol=0)
+    damaged = fitted.tensors["quantiles"].flip(1)
+    with pytest.raises(ModelError, match="quantiles do not ascend"):
+        Head(card, {**fitted.tensors, "quantiles": damaged})
+    with pytest.raises(ModelError, match="quantiles"):
+        Head(head.card, {n: t for n, t in fitted.tensors.items() if n != "quantiles"})
 
 
 def test_balanced_weights_let_labels_count_alike() -> None:

@@ -1,27 +1,22 @@
-"""A process that forks a child for each training run that it is told to finish.
+"""A process that forks a child for each training run that it is told to finish, to be killed.
 
 Reads the folder of a run a line; prints the child's process id, then its status. Forking spares
-every run the seconds that torch takes to load.
+every run the seconds that torch takes to load; what only a finished run needs is not loaded.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
-import jinja2
-import matplotlib.backends.backend_svg
 import sklearn.model_selection
 import torch
-import xgboost
 
-from reclass_plex.training import extraction, report, runs
-from reclass_plex.training.report_plots import Point, draw_cost
+from reclass_plex.training import runs
+from reclass_plex.training.approaches import descent
 
-LOADED = (jinja2, matplotlib.backends.backend_svg, sklearn.model_selection, xgboost)
-LOADED_OF_OURS = (extraction, report)
+LOADED = (sklearn.model_selection, descent)
 
 
 def quiet(*told: object) -> None:
@@ -30,8 +25,7 @@ def quiet(*told: object) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:  # a first plot takes a second
-        draw_cost([Point("one", 1.0, 0.5, 0.4, 0.6, True)], "accuracy", Path(folder, "cost.svg"))
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # the first one loads a compiler
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -77,7 +77,7 @@ def _kind(folder: Path) -> str:
     path = folder / "config.json"
     kind = read_json(path).get("model_type") if path.exists() else None
     known = {"mert_model": "mert", "hubert": "mert", "clap": "clap", None: "jmla"}
-    if kind not in known:
+    if not isinstance(kind, (str, type(None))) or kind not in known:
         raise ModelError(f"{printable(path)}: model_type is {kind!r}, which no encoder here reads")
     return known[kind]
 

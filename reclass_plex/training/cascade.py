@@ -25,10 +25,30 @@ from safetensors.numpy import save_file
 from reclass_plex.errors import ConfigError, ModelError, printable
 from reclass_plex.files import naming_errors
 from reclass_plex.heads import CARD, TENSORS, TREES, ModelCard, load_card
-from reclass_plex.models import SUMS, load_tensors, models_folder, read_sums, write_sums
-from reclass_plex.profiles import HEADS, SPEC, EnsembleSpec, StageSpec, ensemble_folder, read_spec
+from reclass_plex.models import (
+    DATA,
+    SUMS,
+    list_models,
+    load_tensors,
+    models_folder,
+    read_sums,
+    write_sums,
+)
+from reclass_plex.models.swap import replacing, take_back
+from reclass_plex.profiles import (
+    CPU,
+    HEADS,
+    SPEC,
+    EnsembleSpec,
+    Profile,
+    StageSpec,
+    ensemble_folder,
+    find_ensemble,
+    read_spec,
+)
 from reclass_plex.records import Excerpt
-from reclass_plex.training.checkpoints import require_empty
+from reclass_plex.stage_heads import load_stage_heads
+from reclass_plex.training.checkpoints import require_empty, write_whole
 from reclass_plex.training.comparison import read_predictions
 from reclass_plex.training.exits import Answers as Pooled
 from reclass_plex.training.exits import HeldOut, exit_thresholds
@@ -39,7 +59,6 @@ from reclass_plex.training.progressive import labelled_votes
 
 HELD_OUT = "held_out.safetensors"
 FEWEST = 30  # recordings: with fewer, weights and thresholds say nothing
-FORMER, FRESH = ".former", ".fresh"  # beside an installed ensemble
 
 
 @dataclass(frozen=True)
@@ -183,7 +202,9 @@ def write_ensemble(folder: Path, cascade: Cascade) -> None:
 
 def read_installed(taxonomy: str, profile: str, models: Path | None) -> HeldOut:
     """Return what an installed ensemble was fitted to. Raises ModelError, naming the file."""
-    path = ensemble_folder(taxonomy, profile, models_folder(models)) / HELD_OUT
+    models = models_folder(models)
+    folder = find_ensemble(taxonomy, profile, models) or ensemble_folder(taxonomy, profile, models)
+    path = folder / HELD_OUT
     arrays = load_tensors(path)
     try:
         votes = tuple(arrays[f"votes {i}"].double().numpy() for i in range(len(arrays) - 2))
@@ -196,20 +217,16 @@ def read_installed(taxonomy: str, profile: str, models: Path | None) -> HeldOut:
 def install_ensemble(folder: Path, profile: str, models: Path) -> Path:
     """Put a written ensemble in use as `profile`; return where. The former one can come back.
 
-    Raises ConfigError if it is damaged, FileError if it cannot be copied.
+    Raises ConfigError or ModelError if it is damaged or `profile` is the package's own, FileError
+    if it cannot be copied: then what was in use stays so.
     """
+    if profile == CPU:
+        raise ConfigError(f"{CPU} is the package's own profile: choose another name")
     spec = read_spec(folder / SPEC)
-    _check_sums(folder)
     place = ensemble_folder(spec.taxonomy, profile, models)
-    fresh, former = (place.with_name(place.name + ending) for ending in (FRESH, FORMER))
-    with naming_errors(place, writing=True):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(folder, fresh)
-        if place.exists():
-            shutil.rmtree(former, ignore_errors=True)
-            place.rename(former)
-        fresh.rename(place)
+    with replacing(place) as fresh:
+        _copy(folder, fresh)
+        _check(folder, fresh)
     return place
 
 
@@ -219,24 +236,30 @@ def roll_back(taxonomy: str, profile: str, models: Path) -> bool:
     Returns whether there was a former one. Raises ConfigError if nothing is installed.
     """
     place = ensemble_folder(taxonomy, profile, models)
-    fresh, former = (place.with_name(place.name + ending) for ending in (FRESH, FORMER))
-    if not place.exists() and not former.exists():
+    if find_ensemble(taxonomy, profile, models) is None:
         raise ConfigError(f"{printable(place)}: there is no ensemble to take back")
-    with naming_errors(place, writing=True):
-        shutil.rmtree(fresh, ignore_errors=True)
-        if place.exists():
-            place.rename(fresh)
-        there_is = former.exists()
-        if there_is:
-            former.rename(place)
-        shutil.rmtree(fresh, ignore_errors=True)
-    return there_is
+    return take_back(place)
 
 
-def _check_sums(folder: Path) -> None:
-    from reclass_plex.models import list_models
+def _copy(folder: Path, fresh: Path) -> None:
+    """Copy an ensemble's own files: those that its list names, and the list."""
+    for name in (SUMS.name, *read_sums(folder / SUMS.name)):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"{printable(folder / SUMS.name)}: {name} is no file of the ensemble")
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        with naming_errors(folder / name, writing=False):
+            content = (folder / name).read_bytes()
+        write_whole(fresh / name, content)
 
-    read_sums(folder / SUMS.name)
-    for file in list_models(folder / SUMS.name):
+
+def _check(folder: Path, fresh: Path) -> None:
+    """Raise ConfigError or ModelError unless a copied ensemble is whole and its heads fit."""
+    for file in list_models(fresh / SUMS.name):
         if file.problem is not None:
-            raise ConfigError(f"{printable(file.path)}: is not as it was written; train it again")
+            path = folder / file.name
+            raise ConfigError(f"{printable(path)}: is not as it was written; train it again")
+    spec = read_spec(fresh / SPEC)
+    sums = (fresh / SUMS.name).read_text(encoding="utf-8")
+    _, faults = load_stage_heads(Profile("", spec, (fresh / HEADS, DATA / HEADS), sums))
+    for why in faults.values():
+        raise ConfigError(f"{why}; train the ensemble again")

@@ -67,7 +67,8 @@ def _parameters(path: Path) -> int:
     """Return how many numbers were learned."""
     try:
         with safe_open(path, "pt") as file:
-            names = [n for n in file.keys() if n.rpartition(".")[2] not in {"mean", "deviation"}]  # noqa: SIM118
+            given = {"mean", "deviation", "quantiles"}
+            names = [n for n in file.keys() if n.rpartition(".")[2] not in given]  # noqa: SIM118
             return sum(file.get_tensor(name).numel() for name in names)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{printable(path)}: cannot be read: {error}") from error

@@ -50,8 +50,9 @@ class ProgressiveConfig(BaseModel):
 
 def start_progressive(folder: Path, config: ProgressiveConfig) -> None:
     """Make the folder. Raises FileError if it is in use, ConfigError if a table does not fit."""
-    for table in config.tables:
-        _run_config(config, table)
+    read = [_features(_run_config(config, table)) for table in config.tables]
+    if len(set(read)) != len(read):
+        raise ConfigError(f"several tables have the same features: {', '.join(read)}")
     require_empty(folder)
     write_json(folder / PROGRESSIVE, config.model_dump(mode="json"))
 
@@ -73,6 +74,9 @@ def finish_progressive(folder: Path, voice: Voice) -> Cascade:
             continue
         voice.say(f"stage {number} of {len(config.tables)}: {run.name}, {settings.approach}")
         if not (run / RUN).exists():
+            with naming_errors(run, writing=True):
+                if run.exists():  # ended before it was begun
+                    shutil.rmtree(run)
             start_run(run, settings)
         finish_run(run, voice)
     cascade = combine_runs(runs)

@@ -22,7 +22,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hidden: tuple[int, ...] = ()  # widths of inner layers; none is a logistic head
-    epochs: int = Field(default=60, gt=0, le=100_000)  # at most; rounds, of boosted trees
+    # At most; of boosted trees their rounds, of a logistic head its steps to a weaker penalty.
+    epochs: int = Field(default=60, gt=0, le=100_000)
     patience: int = Field(default=10, gt=0)
     batch: int = Field(default=128, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -31,6 +32,7 @@ class Settings(BaseModel):
     input_dropout: float = Field(default=0.1, ge=0, lt=1)
     mixup: float = Field(default=0.4, ge=0)
     limit: float = Field(default=4.0, gt=0)
+    quantiles: int | None = Field(default=None, ge=2)  # give each feature a normal distribution
     depth: int = Field(default=4, gt=0, le=16)
     class_weights: Literal["none", "balanced"] = "none"
     seed: int = Field(default=0, ge=0)
@@ -60,7 +62,7 @@ APPROACHES: Mapping[str, Recipe] = {
     "fma-mlp": Recipe(
         "the 518 features into a small network: the two-minute model",
         "network",
-        defaults={"hidden": (256,), "learning_rate": 3e-3, "epochs": 40},
+        defaults={"hidden": (256,), "learning_rate": 3e-3, "epochs": 40, "quantiles": 200},
     ),
     "musicnn": Recipe("a head on MusiCNN", "network", ("musicnn",), defaults=_ON_EMBEDDINGS),
     "mert": Recipe(
@@ -120,8 +122,10 @@ def build(name: str, settings: Settings, *, device: str, threads: int) -> Approa
         from reclass_plex.training.approaches.boosted import BoostedTrees
 
         return BoostedTrees(s.epochs, s.patience, s.learning_rate, s.depth, s.seed, threads, device)
-    from reclass_plex.training.approaches.network import NetworkApproach, NetworkOptions
+    from reclass_plex.training.approaches.descent import DescentApproach
+    from reclass_plex.training.approaches.logistic import LogisticApproach
+    from reclass_plex.training.approaches.network import NetworkOptions
 
     names = NetworkOptions.__dataclass_fields__.keys() - {"device"}
-    chosen = {name: getattr(s, name) for name in names}
-    return NetworkApproach(NetworkOptions(**chosen, device=device))
+    options = NetworkOptions(**{name: getattr(s, name) for name in names}, device=device)
+    return DescentApproach(options) if s.hidden else LogisticApproach(options)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from reclass_plex.heads import normal_scores, quantile_levels
 from reclass_plex.training.metrics import Floats, Labels
 from reclass_plex.training.table import ROWS_AT_ONCE, Rows
 
@@ -68,7 +69,8 @@ class Model:
     def parameters(self) -> int:
         """Numbers that were learned; for trees, their nodes."""
         if self.trees is None:
-            learned = [t for name, t in self.tensors.items() if name not in {"mean", "deviation"}]
+            given = {"mean", "deviation", "quantiles"}
+            learned = [tensor for name, tensor in self.tensors.items() if name not in given]
             return sum(tensor.numel() for tensor in learned) + len(self.layer_weights)
         import json
 
@@ -87,6 +89,8 @@ class Model:
     def _logits(self, x: Tensor) -> npt.NDArray[np.float32]:
         if self.layer_weights:
             x = (x * x.new_tensor(self.layer_weights)[:, None]).sum(1)
+        if "quantiles" in self.tensors:
+            x = normal_scores(x, self.tensors["quantiles"])
         z = (x - self.tensors["mean"]) / self.tensors["deviation"]
         if self.limit is not None:
             z = z.clamp(-self.limit, self.limit)
@@ -111,15 +115,19 @@ class Model:
 
 @dataclass(frozen=True)
 class Round:
-    """One line of the learning curve: an epoch, or some rounds of boosting. Losses in nats."""
+    """One line of the learning curve: an epoch, some rounds of boosting, a step of a path.
+
+    Losses in nats. `learning_rate` and `l2` are of those that have one.
+    """
 
     number: int
     train_loss: float
     tune_loss: float | None
-    learning_rate: float
+    learning_rate: float | None
     seconds: float
     gpu_mebibytes: float | None = None
     gpu_use: float | None = None  # percent
+    l2: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `Round(**...)` takes."""
@@ -128,7 +136,11 @@ class Round:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted model, the rounds that it took, and how they went."""
+    """A fitted model, and how it came about.
+
+    `rounds` is what tuning found, in the approach's own unit: epochs, trees, or steps towards a
+    weaker penalty. Fitted again for as many, it is as free to follow the examples.
+    """
 
     model: Model
     rounds: int
@@ -200,6 +212,22 @@ def layer_moments(examples: Examples) -> tuple[Floats, Floats]:
         weighted = x * (examples.weights[chosen] / total)[:, None, None]
         covariance += weighted.transpose(2, 1, 0) @ x.transpose(2, 0, 1)
     return mean, covariance
+
+
+def plain_quantiles(examples: Examples, count: int) -> Floats:
+    """Return the weighted quantiles (d, count) of the mean over layers, as `heads` wants them."""
+    levels = quantile_levels(count).numpy()
+    order = np.arange(len(examples.index))
+    parts = range(0, len(order), ROWS_AT_ONCE)
+    rows = [mean_layers(examples.take(order[at : at + ROWS_AT_ONCE])) for at in parts]
+    x = np.concatenate(rows)
+    quantiles = np.empty((x.shape[1], count))
+    for feature, values in enumerate(x.T):
+        ascending = np.argsort(values, kind="stable")
+        weights = examples.weights[ascending]
+        middles = (np.cumsum(weights) - weights / 2) / weights.sum()
+        quantiles[feature] = np.interp(levels, middles, values[ascending])
+    return quantiles
 
 
 def safe_deviation(variance: Floats) -> Floats:
