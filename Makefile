@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Python compiles what is used when it is used: all of torch would take half a minute.
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 
 # The plain torch wheel for x86 is built for CUDA; without an NVIDIA GPU the constraints pin a CPU build.
 ifeq ($(shell uname -m)-$(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu),x86_64-)
@@ -11,15 +13,15 @@ endif
 # One more than there are cores: tests of daemons and kills wait much of their time.
 TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
-.PHONY: venv demo run test check format clean install uninstall
+.PHONY: venv demo run test check types format clean install uninstall
 
 venv: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "reclass-plex needs Python 3.10 or later; set PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
-	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	$(PIP_INSTALL) $(CONSTRAINTS) torch
+	$(PIP_INSTALL) $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 demo: venv
@@ -35,8 +37,10 @@ test: venv
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --no-print-directory -j2 types test
+
+types: venv
 	$(BIN)/mypy
-	$(MAKE) --no-print-directory test
 
 format: venv
 	$(BIN)/ruff format .
