@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Python compiles what is used when it is used: all of torch would take half a minute.
-PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
+# Where this is set, each of the tests' many processes would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The plain torch wheel for x86 is built for CUDA; without an NVIDIA GPU the constraints pin a CPU build.
 ifeq ($(shell uname -m)-$(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu),x86_64-)
