@@ -394,6 +394,7 @@ from reclass_plex.store import Store
 
 with Store.open(Path(sys.argv[1])) as store:
     jobs = Jobs(store)
+    print("ready", flush=True)
     sys.stdin.readline()
     while batch := jobs.claim(7, time.time(), owner=process_token(), lease=60):
         print(*(job.id for job in batch))
@@ -413,6 +414,9 @@ def test_processes_that_claim_at_once_never_get_the_same(jobs: Jobs, tmp_path: P
         )
         for _ in range(2)
     ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
