@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -173,6 +174,21 @@ class WebOptions(Options):
     port: int = Field(default=8787, ge=0, le=65535)
 
 
+class NotifyOptions(Options):
+    """What the user is told, and when. See `service.notices`.
+
+    The addresses are no option: they hold passwords, see `reclass_plex.credentials`.
+    """
+
+    urls_file: Path | None = None  # None: notify-urls beside the configuration file
+    errors: bool = True
+    repeat_hours: float = Field(default=24, ge=1)
+    daily: Annotated[
+        Annotated[str, StringConstraints(pattern=rf"^{_TIME}$")] | None,
+        BeforeValidator(lambda value: None if value is False else value),  # YAML's "off"
+    ] = "08:00"
+
+
 class ModelOptions(Options):
     """Where fetched models are kept, and from where they come. See `reclass_plex.models`."""
 
@@ -187,6 +203,7 @@ class Config(Options):
     worker: WorkerOptions = WorkerOptions()
     schedule: ScheduleOptions = ScheduleOptions()
     web: WebOptions = WebOptions()
+    notify: NotifyOptions = NotifyOptions()
     policy: PolicyOptions = PolicyOptions()
     tags: TagOptions = TagOptions()
     ensemble: EnsembleOptions = EnsembleOptions()

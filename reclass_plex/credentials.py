@@ -1,4 +1,6 @@
-"""The secrets: Plex's token, and the key in the webhook's address. Never in the configuration.
+"""The secrets: Plex's token, the key in the webhook's address, and where notifications go.
+
+None of them is in the configuration.
 
 Each is looked for in the environment, then among systemd's credentials (systemd.exec(5),
 LoadCredential=), then in a file of mode 600. No message and no repr here ever holds a secret.
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reclass_plex.config import PlexOptions, config_path
+from reclass_plex.config import NotifyOptions, PlexOptions, config_path
 from reclass_plex.errors import ConfigError, StoreError, printable
 from reclass_plex.files import sync_folder
 
@@ -29,6 +31,9 @@ CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # set by systemd
 TOKEN_NAME = "plex-token"  # noqa: S105 - of a file, and of a credential
 KEY_NAME = "webhook-key"
 KEY_BYTES = 24  # of randomness
+URLS_VARIABLE = "RECLASS_PLEX_NOTIFY_URLS"  # several stand apart by white space
+URLS_NAME = "notify-urls"
+MAX_URLS = 64 << 10  # bytes of all addresses together
 MAX_SECRET = 4096  # bytes; a token has 20, a signed one some 500
 
 Warn = Callable[[str], object]
@@ -48,15 +53,17 @@ def token_file(options: PlexOptions, config_file: Path | None = None) -> Path:
     A relative plex.token_file is one beside the configuration, too. `config_file` is the
     configuration file in use, by default that of `config_path()`.
     """
+    return _beside_config("plex.token_file", options.token_file, TOKEN_NAME, config_file)
+
+
+def _beside_config(key: str, named: Path | None, name: str, config_file: Path | None) -> Path:
     folder = (config_file or config_path()).absolute().parent
-    if options.token_file is None:
-        return folder / TOKEN_NAME
+    if named is None:
+        return folder / name
     try:
-        return folder / options.token_file.expanduser()
+        return folder / named.expanduser()
     except RuntimeError as error:
-        raise ConfigError(
-            f"plex.token_file: {printable(options.token_file)}: whose home is meant is not known"
-        ) from error
+        raise ConfigError(f"{key}: {printable(named)}: whose home is meant is not known") from error
 
 
 def find_plex_token(
@@ -89,6 +96,47 @@ def read_plex_token(
 ) -> str:
     """Return the token of the Plex server; see `find_plex_token`."""
     return find_plex_token(options, config_file, warn).value
+
+
+def urls_file(options: NotifyOptions, config_file: Path | None = None) -> Path:
+    """Return the file for the addresses: notify.urls_file, else notify-urls beside the
+    configuration; a relative one is beside it, too."""
+    return _beside_config("notify.urls_file", options.urls_file, URLS_NAME, config_file)
+
+
+def read_notify_urls(
+    options: NotifyOptions, config_file: Path | None = None, warn: Warn = log.warning
+) -> tuple[str, ...]:
+    """Return the addresses that notifications go to; none where nobody set any up.
+
+    In this order: $RECLASS_PLEX_NOTIFY_URLS, systemd's credential notify-urls, notify.urls_file or,
+    if that is not set, notify-urls beside the configuration file: one a line, lines that begin with
+    # do not count. `warn` is called with a line if others may read the file. Raises ConfigError for
+    a file that is named but missing, or cannot be read.
+    """
+    if os.environ.get(URLS_VARIABLE, "").strip():
+        return tuple(os.environ[URLS_VARIABLE].split())
+    if folder := os.environ.get(CREDENTIALS_VARIABLE):
+        with contextlib.suppress(FileNotFoundError):
+            return _lines(_read_bytes(Path(folder) / URLS_NAME, MAX_URLS))
+    path = urls_file(options, config_file)
+    try:
+        data = _read_bytes(path, MAX_URLS)
+    except FileNotFoundError:
+        if options.urls_file is None:
+            return ()
+        raise ConfigError(
+            f"notify.urls_file: {printable(path)}: there is no such file; it must hold one address"
+            " a line, with mode 600"
+        ) from None
+    if mode := path.stat().st_mode & 0o077:
+        warn(f"{printable(path)}: others may read it (mode {mode | 0o600:o}); chmod 600 it")
+    return _lines(data)
+
+
+def _lines(data: bytes) -> tuple[str, ...]:
+    lines = (line.strip() for line in data.decode("utf-8", "replace").splitlines())
+    return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 def webhook_key(store_path: Path) -> str:
@@ -160,21 +208,26 @@ def _from_environment(variable: str, name: str) -> Secret | None:
 
 def _read_file(path: Path) -> Secret:
     """Read a file with one secret. Raises FileNotFoundError if there is no such file."""
+    return _checked(printable(path), _read_bytes(path, MAX_SECRET).decode("utf-8", "replace"))
+
+
+def _read_bytes(path: Path, most: int) -> bytes:
+    """Read a file of at most so many bytes. Raises FileNotFoundError if there is no such file."""
     place = printable(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # no fifo may wait
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ConfigError(f"{place}: is not a regular file")
-            data = file.read(MAX_SECRET + 1)
+            data = file.read(most + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError(f"{place}: the secret in it cannot be read: {reason}") from error
-    if len(data) > MAX_SECRET:
-        raise ConfigError(f"{place}: is too long for one secret")
-    return _checked(place, data.decode("utf-8", "replace"))
+    if len(data) > most:
+        raise ConfigError(f"{place}: is too long for what it shall hold")
+    return data
 
 
 def _checked(place: str, text: str) -> Secret:

@@ -1,5 +1,5 @@
 """What is known, on disk: SQLite in WAL mode through SQLAlchemy. SQL is here and
-in `jobs`, `sync` and `upkeep`, which keep their own tables, only.
+in `jobs`, `sync`, `notices` and `upkeep`, which keep their own tables, only.
 
 Tables: `tracks` (one row a file), `verdicts` and `embeddings` (one row an audio digest, so that a
 moved, copied or retagged file is known again), `runs` and `journal` (what was changed, and what it

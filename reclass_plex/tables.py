@@ -245,3 +245,29 @@ plex_edits = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sa.Index("ix_plex_edits_item", "server", "rating_key", "state"),
 )
+
+notice_problems = sa.Table(
+    "notice_problems",  # what is wrong, and what the user was told of it; see reclass_plex.notices
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("told", sa.Float),  # when last; NULL: never
+    sa.Column("gone", sa.Float),  # since when it is not there; NULL: it is
+    sa.Column("open", sa.Boolean, nullable=False),  # told, and not yet told that it is solved
+)
+
+notice_outbox = sa.Table(
+    "notice_outbox",  # messages on their way, and those of the last 30 days
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),  # problem, well, daily
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # empty: there was nothing to say
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),  # waiting, sent, given up
+    sa.Column("due", sa.Float, nullable=False),  # waiting: not before
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("reached", Names, nullable=False),  # who took it, by messages.address_key
+    sa.Column("why", sa.Text),  # it is still waiting
+)

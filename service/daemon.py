@@ -24,12 +24,13 @@ from typing import Literal
 from reclass_plex import upkeep
 from reclass_plex.changes import remove_leftovers, repair
 from reclass_plex.config import Config, load_config
-from reclass_plex.credentials import read_plex_token, webhook_key
+from reclass_plex.credentials import read_notify_urls, read_plex_token, webhook_key
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, ModelError, StoreBusy, StoreError, printable
 from reclass_plex.files import open_lock
 from reclass_plex.hours import quiet_until
 from reclass_plex.jobs import Job, Jobs, State
+from reclass_plex.notices import Notices, Problem
 from reclass_plex.reconcile import reconcile
 from reclass_plex.remote import (
     FolderStatus,
@@ -43,9 +44,11 @@ from reclass_plex.store import Store
 from reclass_plex.sync import Wanted
 from service.alerts import AlertListener
 from service.hints import Hint
-from service.notify import notify, watchdog_seconds
+from service.notices import Notifier
 from service.plex_worker import PlexWorker
+from service.problems import FAILURE_SECONDS, FIRST_LOOK, find_problems, free_bytes
 from service.schedule import Schedule
+from service.sd_notify import notify, watchdog_seconds
 from service.supervisor import Supervisor
 from service.watch import Anchor, FolderWatch
 from service.web.app import create_app
@@ -118,6 +121,12 @@ class Daemon:
             )
             self._schedule.start()
             stack.callback(self._schedule.stop)
+            self._book = Notices(self._store)
+            self._notifier = Notifier(
+                self._book, self._config.notify, self._read_urls, self._find_problems
+            )
+            self._notifier.start()
+            stack.callback(self._notifier.stop)
             self._ready = True
             notify("READY=1", f"STATUS={self._describe()}")
             log.info("reclass-plexd %s is ready", version("reclass-plex"))
@@ -336,6 +345,21 @@ class Daemon:
     def _read_token(self) -> str:
         return read_plex_token(self._config.plex, self._config_file)
 
+    def _read_urls(self) -> tuple[str, ...]:
+        return read_notify_urls(self._config.notify, self._config_file, log.debug)
+
+    def _find_problems(self) -> list[Problem]:
+        """Return what needs the user. In the notices' thread."""
+        now = time.time()
+        return find_problems(
+            self.status(),
+            outcomes=self._book.outcomes(now - FAILURE_SECONDS, now + 1),
+            no_space=self._book.no_space(),
+            deaths=self._supervisor.deaths,
+            store=self._store.path,
+            free=free_bytes(self._store.path.parent),
+        )
+
     # The interface for webhooks and commands (service.web.app.Control)
 
     def _serve(self, stack: ExitStack, store_path: Path) -> None:
@@ -461,6 +485,7 @@ class Daemon:
             self._models = None
             self._supervisor.reload(config)
         self._schedule.reload(config.schedule)
+        self._notifier.reload(config.notify)
         if (former.plex, former.policy) != (config.plex, config.policy):
             self._stop_alerts()
             self._plex.reload(config)
@@ -492,5 +517,5 @@ def _folder_status(watch: FolderWatch) -> FolderStatus:
     if watch.paused is not None:
         return FolderStatus(path=watch.root, state="paused", why=watch.paused)
     if not watch.armed.is_set():
-        return FolderStatus(path=watch.root, state="paused", why="it is being looked through first")
+        return FolderStatus(path=watch.root, state="paused", why=FIRST_LOOK)
     return FolderStatus(path=watch.root, state="polling" if watch.polling else "watching")

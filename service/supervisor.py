@@ -59,6 +59,7 @@ class Supervisor:
         self._next_look = 0.0
         self._unreleased = False  # jobs of a process that ended are still held
         self._said = b""  # by the process, so far
+        self.deaths = 0  # of workers in a row, none of which lived long
         self.report: Report | None = None  # of the last one, if it is with the same configuration
         self.problem: str | None = None  # why there is no worker although there is work
 
@@ -176,8 +177,10 @@ class Supervisor:
         self._unreleased = True
         if now - self._started >= STEADY_SECONDS:
             self._pause = FIRST_PAUSE
+            self.deaths = 0
         if status == 0 or asked:
             self._pause = FIRST_PAUSE
+            self.deaths = 0
             self._gpu_failures = 0
             self.problem = None
         elif status == os.EX_TEMPFAIL:
@@ -188,6 +191,7 @@ class Supervisor:
         else:
             cause = f"signal {-status}" if status < 0 else f"status {status}"
             log.error("the worker died (%s); a new one starts in %.0f s", cause, self._pause)
+            self.deaths += 1
             self._not_before = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 

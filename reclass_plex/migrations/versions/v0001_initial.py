@@ -145,3 +145,25 @@ def upgrade() -> None:
         sa.Column("created", sa.Float, nullable=False),
     )
     op.create_index("ix_plex_edits_item", "plex_edits", ["server", "rating_key", "state"])
+    op.create_table(
+        "notice_problems",
+        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("text", sa.Text, nullable=False),
+        sa.Column("since", sa.Float, nullable=False),
+        sa.Column("told", sa.Float),
+        sa.Column("gone", sa.Float),
+        sa.Column("open", sa.Boolean, nullable=False),
+    )
+    op.create_table(
+        "notice_outbox",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("title", sa.Text, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("created", sa.Float, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("due", sa.Float, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("reached", sa.Text, nullable=False),
+        sa.Column("why", sa.Text),
+    )
