@@ -354,6 +354,27 @@ class Jobs:
             )
         return int(result.rowcount)
 
+    def settle(
+        self,
+        paths: Iterable[Path],
+        message: str,
+        now: float,
+        *,
+        state: Literal["done", "failed"] = "done",
+    ) -> int:
+        """Close tracks that nobody works on, and that are not in line, by a person's word."""
+        wanted = iter(paths)
+        settled = 0
+        with self._store.transaction() as connection:
+            while chunk := list(islice(wanted, _CHUNK)):
+                result = connection.execute(
+                    jobs.update()
+                    .where(jobs.c.path.in_(chunk), jobs.c.state.not_in((*HELD, *IN_LINE)))
+                    .values(state=state, message=message, changed=now)
+                )
+                settled += int(result.rowcount)
+        return settled
+
     def prune(self, before: float) -> int:
         """Drop the rows of tracks that were done before a time; return how many.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from reclass_plex.config import Config, TagOptions
+from reclass_plex.decided import Decision, Decisions
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileError, NotAudio, RetryLater, TagsUnsupported
 from reclass_plex.files import FoundFile
@@ -309,7 +310,7 @@ def _analyse(
         item.mtime_ns,
         digest=digest,
         genres=file_tags.genres,
-        album=_album_key(path, file_tags),
+        album=album_key(path, file_tags),
         moods=file_tags.moods,
     )
     return Analysed(path, store.find_track(path, models))
@@ -339,8 +340,11 @@ def write_album(
         if item.error is None and item.known and item.known.verdict
     ]
     voters = [(mate, mate.verdict) for mate in mates if mate.verdict]
+    tracks = [known for known, _ in (*pairs, *voters)]
+    # Asked for now, with the right to change files: a person may have decided meanwhile.
+    said = Decisions(store).standing({known.digest for known in tracks if known.digest})
     plans = plan_tags(
-        [(_as_track(known), verdict) for known, verdict in (*pairs, *voters)],
+        [(_as_track(known, said), verdict) for known, verdict in (*pairs, *voters)],
         config.policy,
         ensemble.taxonomy,
     )
@@ -373,7 +377,7 @@ def genres_for_plex(result: TrackResult) -> tuple[GenreScore, ...]:
         return ()
     if plan.after is None or plan.after == plan.before:  # as it was, perhaps with moods now
         return tuple(GenreScore(name, 1.0) for name in plan.before)
-    heard = {score.name: score.confidence for score in verdict.genres}
+    heard = {score.name: score.confidence for score in verdict.genres if not plan.decided}
     return tuple(GenreScore(name, heard.get(name, plan.confidence)) for name in plan.after)
 
 
@@ -386,7 +390,8 @@ def labels_for_plex(
     return result.plan.plex_moods, result.plan.plex_styles
 
 
-def _as_track(known: KnownTrack) -> Track:
+def _as_track(known: KnownTrack, said: Mapping[str, Decision]) -> Track:
+    decision = said.get(known.digest or "")
     return Track(
         path=known.path,
         genres=known.genres,
@@ -396,6 +401,7 @@ def _as_track(known: KnownTrack) -> Track:
         undone=known.undone,
         moods=known.moods,
         moods_written=known.moods_written,
+        decided=None if decision is None else decision.genres,
     )
 
 
@@ -405,7 +411,7 @@ def _album_folder(path: Path) -> Path:
     return parent.parent if _DISC_FOLDER.fullmatch(parent.name) else parent
 
 
-def _album_key(path: Path, file_tags: FileTags) -> str | None:
+def album_key(path: Path, file_tags: FileTags) -> str | None:
     """Return what tracks of one album share: its folder and its album tag (None without one)."""
     if not file_tags.album:
         return None

@@ -5,18 +5,20 @@ Pure: reads and writes nothing. Planning again after a plan was carried out plan
 The rules, in the order in which they are asked:
 1. What the user did by hand stays: genres edited since our last write, and a write that was taken
    back, are left alone unless `overwrite_user_genres`.
-2. `mode` fill leaves every file alone that has a genre which says something (see
+2. What a person decided of the recording (`decisions`) is written as it is: no verdict, name,
+   album or confidence counts beside it. In mode fill a copy keeps a genre of the user's own.
+3. `mode` fill leaves every file alone that has a genre which says something (see
    `is_junk_genre`); append adds to such genres; replace puts ours in their place.
-3. `allow` and `ignore` strike genres, by our name or by the user's own (`names`), as if they had
+4. `allow` and `ignore` strike genres, by our name or by the user's own (`names`), as if they had
    never been heard.
-4. An album that agrees gets one answer, see `_find_consensus`.
-5. An unsure verdict writes nothing, unless a clear majority of the album agrees and the reason
+5. An album that agrees gets one answer, see `_find_consensus`.
+6. An unsure verdict writes nothing, unless a clear majority of the album agrees and the reason
    is not that there was no music to hear, see `INHERITABLE`.
-6. The most probable genre that is left needs `min_confidence`. Up to `max_genres` in all are
+7. The most probable genre that is left needs `min_confidence`. Up to `max_genres` in all are
    written, the further ones if they have at least half of the first one's probability: as
    probabilities add up to one, a second genre can hardly reach 0.5, yet 0.55 and 0.40 say that
    both are heard. `add_parents` adds the broader genres after them, beyond `max_genres`.
-7. `moods` and `styles` (off by default) are the track's own, whatever its album says, and only of
+8. `moods` and `styles` (off by default) are the track's own, whatever its album says, and only of
    music that was heard surely. Moods go to a file that has none, beside a genre or alone; the
    user's own, and ours that the user changed or removed, stay. Both go to Plex.
 """
@@ -36,6 +38,7 @@ from reclass_plex.records import GenreScore, TagPlan, Track, Verdict
 CLEAR_MAJORITY = Fraction(3, 5)  # of an album's tracks; exact, for 3 of 5 is enough
 FEWEST_VOTERS = 2  # one track is no album
 FURTHER_SHARE = 0.5  # of the first genre's probability, for a further one
+DECIDED = "decided by a person"
 INHERITABLE = frozenset({"too close to call", "unlike any known genre"})
 """Reasons to be unsure of music. Silence, speech and noise are no music of the album's kind."""
 
@@ -68,7 +71,7 @@ def plan_tags(
     heard = [namer.strike(verdict) for _, verdict in items]
     albums: dict[str | None, list[Verdict]] = defaultdict(list)
     for (track, _), verdict in zip(items, heard, strict=True):
-        if options.album_consensus and track.album is not None:
+        if options.album_consensus and track.album is not None and track.decided is None:
             albums[track.album].append(verdict)
     consensus = {
         album: _find_consensus(verdicts, options, taxonomy) for album, verdicts in albums.items()
@@ -80,6 +83,13 @@ def plan_tags(
             plan = _add_labels(plan, track, verdict, options)
         plans.append(plan)
     return plans
+
+
+def suggest_genres(verdict: Verdict, options: PolicyOptions, taxonomy: Taxonomy) -> tuple[str, ...]:
+    """Return what is written if a person says yes to a verdict, however unsure: its first genre."""
+    namer = _Namer(options, taxonomy)
+    first = namer.strike(verdict).genres[:1]
+    return namer.name_genres([score.name for score in first])
 
 
 def _find_consensus(
@@ -143,6 +153,12 @@ def _plan_track(
         if track.written is not None and track.genres != track.written:
             return leave("edited by hand since")
     kept = tuple(genre for genre in track.genres if not _is_junk(genre))
+    if track.decided is not None:
+        if kept and track.genres not in (track.written, track.decided) and options.mode == "fill":
+            return leave(f"already has {', '.join(kept)}")
+        after = None if track.genres == track.decided else track.decided
+        reason = DECIDED if after else f"already has {', '.join(track.decided)}, as was decided"
+        return TagPlan(track.path, track.genres, after, 1.0, reason, decided=True)
     # What we added before, and what still stands as we wrote it, may give way to a better answer.
     ours = track.added if track.genres == track.written and not track.undone else ()
     theirs = tuple(genre for genre in kept if genre not in ours)

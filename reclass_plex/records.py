@@ -107,7 +107,8 @@ class Track:
 
     `album` groups tracks that should agree (folder and album tag). `written` is the genre that
     we wrote last (None: never), `added` what of it had not been there before, `undone` whether the
-    user took our last write back. `moods` and `moods_written` are the same of its moods.
+    user took our last write back. `moods` and `moods_written` are the same of its moods. `decided`
+    are the genres that a person decided on (None: nobody did).
     """
 
     path: Path
@@ -118,6 +119,7 @@ class Track:
     undone: bool = False
     moods: tuple[str, ...] = ()
     moods_written: tuple[str, ...] | None = None
+    decided: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class TagPlan:
 
     `moods` are to be written besides (None: the file's moods stay); then `after` is never None,
     but `before` where the genre stays. `undecided`: the track has no genre and none was heard
-    surely enough, so that a person may want to decide. `plex_moods` and `plex_styles` are what
-    Plex shall show of it.
+    surely enough, so that a person may want to decide. `decided`: a person did.
+    `plex_moods` and `plex_styles` are what Plex shall show of it.
     """
 
     path: Path
@@ -139,3 +141,4 @@ class TagPlan:
     moods: tuple[str, ...] | None = None
     plex_moods: tuple[GenreScore, ...] = ()
     plex_styles: tuple[GenreScore, ...] = ()
+    decided: bool = False

@@ -25,7 +25,15 @@ from sqlalchemy.dialects.sqlite import insert
 from reclass_plex.errors import FileError, StoreBusy, StoreError, printable
 from reclass_plex.files import open_lock, process_token
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
-from reclass_plex.tables import embeddings, journal, metadata, runs, tracks, verdicts
+from reclass_plex.tables import (
+    decisions,
+    embeddings,
+    journal,
+    metadata,
+    runs,
+    tracks,
+    verdicts,
+)
 
 SCHEMA_VERSION = "0001"  # the newest migration in reclass_plex/migrations/versions
 BUSY_SECONDS = 30  # how long to wait for another process's write
@@ -203,6 +211,28 @@ class Store:
         with self.transaction(write=False) as connection:
             row = connection.execute(_track_query(models).where(tracks.c.path == path)).first()
         return None if row is None else _known_track(row, path)
+
+    def find_tracks(self, ids: Collection[int], models: str) -> list[KnownTrack]:
+        """Return what is known of tracks, by their ids, at most some hundred."""
+        query = _track_query(models).add_columns(tracks.c.path).where(tracks.c.id.in_(ids))
+        with self.transaction(write=False) as connection:
+            return [_known_track(row, row.path) for row in connection.execute(query)]
+
+    def album_of(self, track_id: int) -> list[int]:
+        """Return the ids of the tracks of a track's album, itself among them, by path."""
+        album = sa.select(tracks.c.album).where(tracks.c.id == track_id).scalar_subquery()
+        query = sa.select(tracks.c.id).where(
+            sa.or_(tracks.c.id == track_id, tracks.c.album == album)
+        )
+        with self.transaction(write=False) as connection:
+            return list(connection.execute(query.order_by(tracks.c.path)).scalars())
+
+    def newest_verdict(self, digest: str) -> Verdict | None:
+        """Return what whichever models heard this audio last said of it."""
+        query = sa.select(*verdicts.c).where(verdicts.c.digest == digest)
+        with self.transaction(write=False) as connection:
+            row = connection.execute(query.order_by(verdicts.c.created.desc())).first()
+        return None if row is None else _verdict(row)
 
     def album_mates(
         self, albums: Collection[str], without: Collection[Path], models: str
@@ -500,6 +530,7 @@ class Store:
             ).one()
             values["genres"] = entry.before if genres is None else genres
             _set_state(connection, entry_id, "undone")
+            _withdraw_with(connection, entry_id)
             connection.execute(
                 tracks.update()
                 .where(sa.or_(tracks.c.id == entry.track_id, tracks.c.path == path))
@@ -740,6 +771,43 @@ def _moved_from(
 
 def _set_state(connection: sa.Connection, entry_id: int, state: str) -> None:
     connection.execute(journal.update().where(journal.c.id == entry_id).values(state=state))
+
+
+def withdraw_decisions(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
+    """Withdraw the decisions that meet a condition; what they had replaced stands again."""
+    rows = connection.execute(
+        sa.select(decisions.c.id, decisions.c.digest, decisions.c.state).where(
+            condition, decisions.c.state != "withdrawn"
+        )
+    ).all()
+    for row in rows:
+        this = decisions.update().where(decisions.c.id == row.id)
+        connection.execute(this.values(state="withdrawn", open=()))
+    for digest in {row.digest for row in rows if row.state == "stands"}:
+        former = (
+            sa.select(sa.func.max(decisions.c.id))
+            .where(decisions.c.digest == digest, decisions.c.state == "replaced")
+            .scalar_subquery()
+        )
+        again = decisions.update().where(decisions.c.id == former)
+        connection.execute(again.values(state="stands"))
+    return len(rows)
+
+
+def _withdraw_with(connection: sa.Connection, entry_id: int) -> None:
+    """Withdraw what a person said, once nothing of what it changed stands any more."""
+    entry = connection.execute(
+        sa.select(journal.c.run_id, journal.c.digest).where(journal.c.id == entry_id)
+    ).one()
+    standing = sa.exists().where(
+        journal.c.run_id == entry.run_id,
+        journal.c.digest == entry.digest,
+        journal.c.state.in_(("done", "pending")),
+    )
+    withdraw_decisions(
+        connection,
+        sa.and_(decisions.c.run_id == entry.run_id, decisions.c.digest == entry.digest, ~standing),
+    )
 
 
 def _scores_out(genres: Iterable[GenreScore]) -> list[tuple[str, float]]:

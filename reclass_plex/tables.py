@@ -1,4 +1,5 @@
-"""The store's tables, as the newest migration leaves them, for `store`, `jobs` and `sync` alone.
+"""The store's tables, as the newest migration leaves them, for `store`, `jobs`, `decided` and
+`sync` alone.
 
 Times are seconds since the epoch, UTC. Paths are bytes, because a name need not be valid Unicode.
 """
@@ -160,6 +161,24 @@ journal = sa.Table(
     sa.Column("moods", Names),  # that were written where none were; NULL: untouched
 )
 
+decisions = sa.Table(
+    "decisions",  # what a person said of a recording; see reclass_plex.decided
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False, index=True),
+    sa.Column("genres", Names, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),  # accept, or correct
+    sa.Column("previous", sa.Text),  # the first genre of the verdict then; NULL: none
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("by", sa.Text),  # who, where that is known
+    sa.Column("run_id", sa.ForeignKey("runs.id"), nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False),  # stands, replaced, withdrawn
+    sa.Column("open", Names, nullable=False),  # ids of tracks whose files do not say so yet
+    sa.Column("problem", sa.Text),  # why they do not
+    sa.Index("ix_decisions_stands", "digest", unique=True, sqlite_where=sa.text("state='stands'")),
+    sa.Index("ix_decisions_open", "id", sqlite_where=sa.text("open <> '[]'")),
+)
+
 jobs = sa.Table(
     "jobs",
     metadata,
@@ -180,6 +199,7 @@ jobs = sa.Table(
     sa.Column("changed", sa.Float, nullable=False),  # the state's last change
     sa.Index("ix_jobs_line", "state", "bulk", "due"),
     sa.Index("ix_jobs_folder", "folder", "state", "due"),
+    sa.Index("ix_jobs_changed", "changed"),
 )
 
 plex_wanted = sa.Table(

@@ -1,4 +1,4 @@
-"""Tracks, verdicts, embeddings, runs, the journal, jobs, and what concerns Plex."""
+"""Tracks, verdicts, embeddings, runs, the journal, jobs, decisions, and what concerns Plex."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -91,6 +91,26 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_line", "jobs", ["state", "bulk", "due"])
     op.create_index("ix_jobs_folder", "jobs", ["folder", "state", "due"])
+    op.create_index("ix_jobs_changed", "jobs", ["changed"])
+    op.create_table(
+        "decisions",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("digest", sa.Text, nullable=False, index=True),
+        sa.Column("genres", sa.Text, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("previous", sa.Text),
+        sa.Column("created", sa.Float, nullable=False),
+        sa.Column("by", sa.Text),
+        sa.Column("run_id", sa.Integer, sa.ForeignKey("runs.id"), nullable=False, index=True),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("open", sa.Text, nullable=False),
+        sa.Column("problem", sa.Text),
+    )
+    stands = sa.text("state='stands'")
+    op.create_index(
+        "ix_decisions_stands", "decisions", ["digest"], unique=True, sqlite_where=stands
+    )
+    op.create_index("ix_decisions_open", "decisions", ["id"], sqlite_where=sa.text("open <> '[]'"))
     op.create_table(
         "plex_wanted",
         sa.Column("path", sa.LargeBinary, primary_key=True),
