@@ -66,6 +66,12 @@ class DaemonError(ReclassError):
     kind = "daemon"
 
 
+class NotHeard(ReclassError):
+    """The store does not know how a track sounds: it was not heard yet, or there was no music."""
+
+    kind = "not-heard"
+
+
 class PlexError(ReclassError):
     """The Plex server refused a request, or answered something else than Plex would."""
 

@@ -320,8 +320,11 @@ class Store:
             connection.execute(statement.on_conflict_do_update(set_=values))
             for vector in vectors:
                 blob = vector.vector.astype("<f2").tobytes()
-                row = insert(embeddings).values(digest=digest, encoder=vector.encoder, vector=blob)
-                connection.execute(row.on_conflict_do_update(set_={"vector": blob}))
+                whose = {"digest": digest, "encoder": vector.encoder}
+                differs = embeddings.c.vector != blob
+                connection.execute(embeddings.delete().filter_by(**whose).where(differs))
+                row = insert(embeddings).values(**whose, vector=blob)
+                connection.execute(row.on_conflict_do_nothing())
 
     def find_embedding(self, digest: str, encoder: str) -> Embedding | None:
         """Return what an encoder heard in this audio."""

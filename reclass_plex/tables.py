@@ -123,9 +123,14 @@ verdicts = sa.Table(
 embeddings = sa.Table(
     "embeddings",
     metadata,
-    sa.Column("digest", sa.Text, primary_key=True),
-    sa.Column("encoder", sa.Text, primary_key=True),
+    # Never used twice, and another one when the vector changes: an index of them can tell what is
+    # new by the highest id that it has.
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("encoder", sa.Text, nullable=False),
     sa.Column("vector", sa.LargeBinary, nullable=False),  # little-endian float16
+    sa.UniqueConstraint("digest", "encoder"),
+    sqlite_autoincrement=True,
 )
 
 runs = sa.Table(

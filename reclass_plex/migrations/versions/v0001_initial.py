@@ -41,9 +41,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "embeddings",
-        sa.Column("digest", sa.Text, primary_key=True),
-        sa.Column("encoder", sa.Text, primary_key=True),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("encoder", sa.Text, nullable=False),
         sa.Column("vector", sa.LargeBinary, nullable=False),
+        sa.UniqueConstraint("digest", "encoder"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "runs",
