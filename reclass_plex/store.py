@@ -1,5 +1,5 @@
-"""What is known, on disk: SQLite in WAL mode through SQLAlchemy. SQL is here and
-in `jobs`, `sync`, `notices` and `upkeep`, which keep their own tables, only.
+"""What is known, on disk: SQLite in WAL mode through SQLAlchemy. SQL is here, in
+`jobs`, `sync`, `notices` and `upkeep`, which keep their own tables, and in `browse*`, which read.
 
 Tables: `tracks` (one row a file), `verdicts` and `embeddings` (one row an audio digest, so that a
 moved, copied or retagged file is known again), `runs` and `journal` (what was changed, and what it
@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import time
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -635,8 +636,20 @@ def _connect(path: Path) -> sqlite3.Connection:
     # FULL: a journal row must be on disk before the file it speaks of is replaced.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.create_function("has_text", 3, _has_text, deterministic=True)
     connection.execute("PRAGMA cache_size = -512")  # KiB of pages; the system caches the file, too
     return connection
+
+
+def _has_text(path: bytes, album: str | None, words: str) -> bool:
+    """Tell whether all words (folded, a line each) occur in path or album: `browse` asks in SQL."""
+    text = fold(f"{path.decode('utf-8', 'replace')}\n{album or ''}")
+    return all(word in text for word in words.split("\n"))
+
+
+def fold(text: str) -> str:
+    """Return what equals for texts that differ in case, or in how an accent is encoded."""
+    return unicodedata.normalize("NFC", text.casefold())
 
 
 def _begin_transaction(connection: sa.Connection) -> None:

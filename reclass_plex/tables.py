@@ -120,6 +120,35 @@ verdicts = sa.Table(
     sa.Column("styles", Scores),
 )
 
+listing = sa.Table(
+    "listing",  # what people search and sort tracks by, short; triggers of the database keep it
+    metadata,
+    sa.Column("track_id", sa.Integer, primary_key=True),
+    sa.Column("path", PathBytes, nullable=False),
+    sa.Column("album", sa.Text),
+    sa.Column("genre", sa.Text, nullable=False),  # first of the newest verdict; "": none
+    sa.Column("confidence", sa.Float, nullable=False),  # of it; -1: never heard
+    sa.Column("decided_by", sa.Text, nullable=False),  # "": never heard
+    sa.Column("unsure", sa.Text),
+    sa.Column("heard", sa.Float, nullable=False),  # when; 0: never
+    sa.Column("models", sa.Text),  # which said the newest verdict
+    sa.Column("tags", sa.Text, nullable=False),  # JSON: genres that the file has
+    sa.Column("former", sa.Text, nullable=False),  # JSON: genres that it had before our first write
+    sa.Column("written", sa.Boolean, nullable=False),  # by us, and not taken back
+    sa.Column("error_kind", sa.Text),
+    sa.Column("state", sa.Text),  # of its job
+    sa.Index("ix_listing_path", "path"),
+    sa.Index("ix_listing_confidence", "confidence", "track_id"),
+    sa.Index("ix_listing_heard", "heard", "track_id"),
+    sa.Index("ix_listing_genre", "genre", "confidence", "track_id"),
+    sa.Index("ix_listing_stage", "decided_by", "confidence", "track_id"),
+    sa.Index("ix_listing_state", "state", "confidence", "track_id"),
+    sa.Index("ix_listing_album", "album", "genre"),
+    sa.Index("ix_listing_unsure", "unsure", "confidence", "track_id"),
+    sa.Index("ix_listing_error", "error_kind", "track_id"),
+    sa.Index("ix_listing_former", "former", "genre", "unsure"),
+)
+
 embeddings = sa.Table(
     "embeddings",
     metadata,
@@ -164,6 +193,7 @@ journal = sa.Table(
     sa.Column("delta", sa.LargeBinary, nullable=False),  # see reclass_plex.delta
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("moods", Names),  # that were written where none were; NULL: untouched
+    sa.Index("ix_journal_run", "run_id", "state"),
 )
 
 decisions = sa.Table(

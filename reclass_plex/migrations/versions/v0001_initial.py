@@ -6,6 +6,64 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+# `listing` follows the tables that it is made of by itself, whoever writes to these. A verdict that
+# is no JSON counts as none here: it is for `store` to say that the database is damaged.
+_LIST = """
+    DELETE FROM listing WHERE track_id IN (SELECT id FROM tracks WHERE {which});
+    INSERT INTO listing SELECT
+        tracks.id, tracks.path, tracks.album,
+        coalesce(iif(json_valid(genres_of), json_extract(genres_of, '$[0][0]'), NULL), ''),
+        coalesce(iif(json_valid(genres_of), json_extract(genres_of, '$[0][1]'), NULL), -1),
+        coalesce(heard.decided_by, ''), heard.unsure, coalesce(heard.created, 0), heard.models,
+        tracks.genres,
+        coalesce(
+            (SELECT journal.before FROM journal WHERE journal.track_id = tracks.id
+             AND journal.state IN ('done', 'pending') AND tracks.written IS NOT NULL
+             AND NOT tracks.undone ORDER BY journal.id LIMIT 1),
+            tracks.genres),
+        tracks.written IS NOT NULL AND NOT tracks.undone,
+        tracks.error_kind,
+        (SELECT jobs.state FROM jobs WHERE jobs.path = tracks.path)
+    FROM tracks LEFT JOIN (
+        SELECT digest, models, created, decided_by, unsure, genres AS genres_of FROM verdicts
+    ) AS heard ON heard.digest = tracks.digest AND heard.models = (
+        SELECT models FROM verdicts WHERE digest = tracks.digest ORDER BY created DESC LIMIT 1)
+    WHERE {which};
+"""
+_OF = "path, digest, genres, album, written, undone, error_kind"
+_TRIGGERS = {
+    "listing_track_new": ("AFTER INSERT ON tracks", _LIST.format(which="tracks.id = NEW.id")),
+    "listing_track": (f"AFTER UPDATE OF {_OF} ON tracks", _LIST.format(which="tracks.id = NEW.id")),
+    "listing_track_gone": (
+        "AFTER DELETE ON tracks",
+        "DELETE FROM listing WHERE track_id = OLD.id;",
+    ),
+    "listing_verdict_new": (
+        "AFTER INSERT ON verdicts",
+        _LIST.format(which="tracks.digest = NEW.digest"),
+    ),
+    "listing_verdict": (
+        "AFTER UPDATE ON verdicts",
+        _LIST.format(which="tracks.digest = NEW.digest"),
+    ),
+    "listing_verdict_gone": (
+        "AFTER DELETE ON verdicts",
+        _LIST.format(which="tracks.digest = OLD.digest"),
+    ),
+    "listing_job_new": (
+        "AFTER INSERT ON jobs",
+        "UPDATE listing SET state = NEW.state WHERE path = NEW.path;",
+    ),
+    "listing_job": (
+        "AFTER UPDATE OF state ON jobs WHEN NEW.state IS NOT OLD.state",
+        "UPDATE listing SET state = NEW.state WHERE path = NEW.path;",
+    ),
+    "listing_job_gone": (
+        "AFTER DELETE ON jobs",
+        "UPDATE listing SET state = NULL WHERE path = OLD.path;",
+    ),
+}
+
 
 def upgrade() -> None:
     op.create_table(
@@ -39,6 +97,33 @@ def upgrade() -> None:
         sa.Column("moods", sa.Text),
         sa.Column("styles", sa.Text),
     )
+    op.create_table(
+        "listing",
+        sa.Column("track_id", sa.Integer, primary_key=True),
+        sa.Column("path", sa.LargeBinary, nullable=False),
+        sa.Column("album", sa.Text),
+        sa.Column("genre", sa.Text, nullable=False),
+        sa.Column("confidence", sa.Float, nullable=False),
+        sa.Column("decided_by", sa.Text, nullable=False),
+        sa.Column("unsure", sa.Text),
+        sa.Column("heard", sa.Float, nullable=False),
+        sa.Column("models", sa.Text),
+        sa.Column("tags", sa.Text, nullable=False),
+        sa.Column("former", sa.Text, nullable=False),
+        sa.Column("written", sa.Boolean, nullable=False),
+        sa.Column("error_kind", sa.Text),
+        sa.Column("state", sa.Text),
+    )
+    op.create_index("ix_listing_path", "listing", ["path"])
+    op.create_index("ix_listing_confidence", "listing", ["confidence", "track_id"])
+    op.create_index("ix_listing_heard", "listing", ["heard", "track_id"])
+    op.create_index("ix_listing_genre", "listing", ["genre", "confidence", "track_id"])
+    op.create_index("ix_listing_stage", "listing", ["decided_by", "confidence", "track_id"])
+    op.create_index("ix_listing_state", "listing", ["state", "confidence", "track_id"])
+    op.create_index("ix_listing_album", "listing", ["album", "genre"])
+    op.create_index("ix_listing_unsure", "listing", ["unsure", "confidence", "track_id"])
+    op.create_index("ix_listing_error", "listing", ["error_kind", "track_id"])
+    op.create_index("ix_listing_former", "listing", ["former", "genre", "unsure"])
     op.create_table(
         "embeddings",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -74,6 +159,7 @@ def upgrade() -> None:
         sa.Column("created", sa.Float, nullable=False),
         sa.Column("moods", sa.Text),
     )
+    op.create_index("ix_journal_run", "journal", ["run_id", "state"])
     op.create_table(
         "jobs",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -190,3 +276,5 @@ def upgrade() -> None:
         sa.Column("reached", sa.Text, nullable=False),
         sa.Column("why", sa.Text),
     )
+    for name, (event, statements) in _TRIGGERS.items():
+        op.get_bind().exec_driver_sql(f"CREATE TRIGGER {name} {event} BEGIN {statements} END")

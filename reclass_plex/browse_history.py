@@ -1,0 +1,165 @@
+"""What was done, for people to read: runs, the files that they changed, and edits in Plex.
+
+Reading only; `changes` and `sync` take back. Lists are newest first, in pages (see `cursors`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from reclass_plex.cursors import Page, make_cursor, read_cursor
+from reclass_plex.store import Store
+from reclass_plex.tables import journal, plex_edits, runs, tracks
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run, and how many of its changes stand, were taken back, or are open, in files and Plex."""
+
+    id: int
+    command: str
+    started: float
+    finished: float | None
+    done: int
+    undone: int
+    pending: int
+    plex_done: int
+    plex_undone: int
+
+
+@dataclass(frozen=True)
+class ChangeRow:
+    """One file changed in one run. `exact`: what restores its former bytes is still kept.
+
+    `path` is the file as the track is known now. `moods` were written where there were none.
+    """
+
+    id: int
+    run_id: int
+    track_id: int
+    path: Path
+    state: str  # done, undone, pending, abandoned
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    moods: tuple[str, ...] | None
+    created: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class PlexEditRow:
+    """One item changed in Plex. `path` is None for an album or artist."""
+
+    id: int
+    run_id: int | None
+    kind: str
+    field: str
+    rating_key: int
+    path: Path | None
+    state: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    created: float
+
+
+def list_runs(store: Store, *, cursor: str | None = None, limit: int = 50) -> Page[RunRow]:
+    """Return runs, newest first. Raises BadCursor."""
+    query: sa.Select[Any] = sa.select(runs.c.id, runs.c.command, runs.c.started, runs.c.finished)
+    if cursor is not None:
+        query = query.where(runs.c.id < read_cursor(cursor, "runs", int)[0])
+    query = query.order_by(runs.c.id.desc()).limit(limit + 1)
+    with store.transaction(write=False) as connection:
+        found = connection.execute(query).all()
+        rows = _run_rows(connection, found[:limit])
+    return Page(rows, make_cursor("runs", rows[-1].id) if len(found) > limit else None)
+
+
+def find_run(store: Store, run_id: int) -> RunRow | None:
+    """Return one run."""
+    query: sa.Select[Any] = sa.select(runs.c.id, runs.c.command, runs.c.started, runs.c.finished)
+    with store.transaction(write=False) as connection:
+        rows = _run_rows(connection, connection.execute(query.where(runs.c.id == run_id)).all())
+    return rows[0] if rows else None
+
+
+def list_journal(
+    store: Store, run_id: int | None = None, *, cursor: str | None = None, limit: int = 50
+) -> Page[ChangeRow]:
+    """Return the files that a run (None: any run) changed, newest first. Raises BadCursor."""
+    query = _changes()
+    if run_id is not None:
+        query = query.where(journal.c.run_id == run_id)
+    if cursor is not None:
+        query = query.where(journal.c.id < read_cursor(cursor, "journal", int)[0])
+    query = query.order_by(journal.c.id.desc()).limit(limit + 1)
+    with store.transaction(write=False) as connection:
+        found = [ChangeRow(**row._mapping) for row in connection.execute(query)]
+    rows = tuple(found[:limit])
+    return Page(rows, make_cursor("journal", rows[-1].id) if len(found) > limit else None)
+
+
+def find_change(store: Store, change_id: int) -> ChangeRow | None:
+    """Return one change."""
+    with store.transaction(write=False) as connection:
+        row = connection.execute(_changes().where(journal.c.id == change_id)).first()
+    return None if row is None else ChangeRow(**row._mapping)
+
+
+def track_changes(store: Store, track_id: int, limit: int = 100) -> tuple[ChangeRow, ...]:
+    """Return the latest changes of one file, newest first."""
+    query = _changes().where(journal.c.track_id == track_id)
+    with store.transaction(write=False) as connection:
+        rows = connection.execute(query.order_by(journal.c.id.desc()).limit(limit))
+        return tuple(ChangeRow(**row._mapping) for row in rows)
+
+
+def list_plex_edits(
+    store: Store, run_id: int | None = None, *, cursor: str | None = None, limit: int = 50
+) -> Page[PlexEditRow]:
+    """Return what a run (None: any run) changed in Plex, newest first. Raises BadCursor."""
+    names = PlexEditRow.__dataclass_fields__
+    query = sa.select(*(plex_edits.c[name] for name in names))
+    if run_id is not None:
+        query = query.where(plex_edits.c.run_id == run_id)
+    if cursor is not None:
+        query = query.where(plex_edits.c.id < read_cursor(cursor, "plex-edits", int)[0])
+    query = query.order_by(plex_edits.c.id.desc()).limit(limit + 1)
+    with store.transaction(write=False) as connection:
+        found = [PlexEditRow(**row._mapping) for row in connection.execute(query)]
+    rows = tuple(found[:limit])
+    return Page(rows, make_cursor("plex-edits", rows[-1].id) if len(found) > limit else None)
+
+
+def _changes() -> sa.Select[Any]:
+    return sa.select(
+        *(journal.c.id, journal.c.run_id, journal.c.track_id, tracks.c.path, journal.c.state),
+        *(journal.c.before, journal.c.after, journal.c.moods, journal.c.created),
+        (sa.func.length(journal.c.delta) > 0).label("exact"),
+    ).join(tracks)
+
+
+def _run_rows(connection: sa.Connection, found: Sequence[sa.Row[Any]]) -> tuple[RunRow, ...]:
+    ids = [row.id for row in found]
+
+    def count(table: sa.Table) -> dict[tuple[int, str], int]:
+        query = sa.select(table.c.run_id, table.c.state, sa.func.count())
+        query = query.where(table.c.run_id.in_(ids)).group_by(table.c.run_id, table.c.state)
+        return {(row[0], row[1]): row[2] for row in connection.execute(query)}
+
+    files, edits = count(journal), count(plex_edits)
+    return tuple(
+        RunRow(
+            *(row.id, row.command, row.started, row.finished),
+            done=files.get((row.id, "done"), 0),
+            undone=files.get((row.id, "undone"), 0),
+            pending=files.get((row.id, "pending"), 0),
+            plex_done=edits.get((row.id, "done"), 0),
+            plex_undone=edits.get((row.id, "undone"), 0),
+        )
+        for row in found
+    )

@@ -1,0 +1,83 @@
+"""A large library in a store, made up: for tests and benchmarks of what people look at."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from reclass_plex.genres import DEFAULT
+from reclass_plex.store import Store
+from reclass_plex.tables import jobs, tracks, verdicts
+
+STAGES = ("musicnn-few", "fma518", "musicnn-full")
+TRACKS_AN_ALBUM = 12
+
+
+def fill_store(store: Store, count: int, *, seed: int = 1, folder: str = "/music") -> None:
+    """Put `count` tracks with tags, verdicts and jobs into a store, always the same ones."""
+    chance = random.Random(seed)
+    for first in range(0, count, 2000):
+        made = [_track(chance, n, folder) for n in range(first, min(first + 2000, count))]
+        with store.transaction() as connection:
+            heard = [verdict for _, verdict, _ in made if verdict is not None]
+            connection.execute(verdicts.insert(), heard)
+            connection.execute(jobs.insert(), [job for _, _, job in made])
+            connection.execute(tracks.insert(), [track for track, _, _ in made])
+
+
+def _track(
+    chance: random.Random, number: int, folder: str
+) -> tuple[dict[str, object], dict[str, object] | None, dict[str, object]]:
+    album = number // TRACKS_AN_ALBUM
+    place = f"{folder}/Artist {album // 5:05d}/Album {album:05d} Größe"
+    path = Path(f"{place}/{number % TRACKS_AN_ALBUM + 1:02d} Song {number}.flac")
+    genre = DEFAULT.genres[(album * 7 + (number % 3 == 0)) % len(DEFAULT.genres)]
+    digest = f"{number:064x}"
+    confidence = chance.betavariate(4, 1.5)
+    unsure = "too close to call" if confidence < 0.3 else None
+    failed = number % 500 == 499
+    ranked = [genre, *chance.sample([g for g in DEFAULT.genres if g != genre], 17)]
+    left = (1 - confidence) / 17
+    scores = [[name, round(left if at else confidence, 6)] for at, name in enumerate(ranked)]
+    stage = STAGES[number % 10 // 4]
+    tags = (genre,) if chance.random() < 0.5 else ("Other",) if chance.random() < 0.3 else ("Pop",)
+    written = (genre,) if number % 4 == 0 and not failed else None
+    track: dict[str, object] = {
+        "path": path,
+        "size": 30_000_000 + number,
+        "mtime_ns": 10**18 + number,
+        "digest": None if failed else digest,
+        "genres": () if failed else written or tags,
+        "album": None if failed else f"{place}\nAlbum {album:05d}",
+        "written": written,
+        "added": written or (),
+        "undone": False,
+        "error_kind": "not-audio" if failed else None,
+        "error_message": "is empty" if failed else None,
+    }
+    verdict: dict[str, object] = {
+        "digest": digest,
+        "models": "models-1",
+        "taxonomy": "default",
+        "genres": json.dumps(scores),
+        "unsure": unsure,
+        "decided_by": stage,
+        "votes": json.dumps([[name, 0.1, scores] for name in STAGES]),
+        "seconds": 0.3,
+        "created": 1.7e9 + number,
+    }
+    state = "failed" if failed else "review" if unsure else "done"
+    job: dict[str, object] = {
+        "path": path,
+        "folder": path.parent,
+        "state": state,
+        "reasons": ("watch",),
+        "bulk": False,
+        "due": 1.7e9,
+        "attempts": 0,
+        "deaths": 0,
+        "message": None if state == "done" else unsure or "is empty",
+        "changed": 1.7e9 + number,
+    }
+    return track, None if failed else verdict, job
