@@ -9,7 +9,7 @@ All of this needs the right to change files (`Store.writing_files`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,27 +138,36 @@ def find_changes(
     run_id: int | None = None,
     path: Path | None = None,
     since: float | None = None,
+    track_ids: Collection[int] | None = None,
 ) -> list[JournalEntry]:
     """Return the changes that stand, newest first, each with the path where its file is now.
 
-    A file that moved is found by its audio and its bytes. `path` is a file or a folder.
+    A file that moved is found by its audio and its bytes. `path` is a file or a folder,
+    `track_ids` are of at most some hundred tracks.
     """
     entries = [
         replace(entry, path=_locate(store, entry))
-        for entry in store.changes(run_id=run_id, since=since)
+        for entry in store.changes(run_id=run_id, since=since, track_ids=track_ids)
     ]
-    if path is None:
+    wanted: set[Path] = set()
+    if path is not None:
+        wanted = with_real([path])
+    elif track_ids is not None:
+        wanted = with_real([track.path for track in store.find_tracks(track_ids, "")])
+    else:
         return entries
-    real = Path(os.path.realpath(path))
     return [
         entry
         for entry in entries
         if any(
-            wanted in (place, *place.parents)
-            for wanted in (path, real)
-            for place in (entry.path, entry.named)
+            not wanted.isdisjoint((place, *place.parents)) for place in (entry.path, entry.named)
         )
     ]
+
+
+def with_real(paths: Iterable[Path]) -> set[Path]:
+    """Return paths, and what they are when links are followed."""
+    return {one for path in paths for one in (path, Path(os.path.realpath(path)))}
 
 
 def _locate(store: Store, entry: JournalEntry) -> Path:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reclass_plex import changes, console
+from reclass_plex import console
 from reclass_plex.cli_options import (
     LOCK_SECONDS,
     AsJson,
@@ -25,23 +24,14 @@ from reclass_plex.cli_options import (
     full_path,
     repair_files,
 )
-from reclass_plex.config import Config
-from reclass_plex.errors import ConfigError, PlexError
-from reclass_plex.store import JournalEntry, Store
+from reclass_plex.credentials import read_plex_token
+from reclass_plex.errors import ConfigError
+from reclass_plex.store import Store
 
 if TYPE_CHECKING:
-    from reclass_plex.plex import EditOutcome
+    from reclass_plex.undoing import EditUndone, FileUndone, Undone, UndoPlan
 
 app = typer.Typer()
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is to be taken back: a run, a file or folder, or all since a time."""
-
-    run: int | None
-    path: Path | None
-    since: float | None
 
 
 @app.command()
@@ -56,127 +46,105 @@ def undo(
     config_file: ConfigFile = None,
 ) -> None:
     """Give files their former bytes back, and Plex its genres: the last run, or what you name."""
-    from reclass_plex import sync
+    from reclass_plex import undoing
+    from reclass_plex.plex import Plex
 
     config = configure(config_file)
+
+    def connect() -> Plex:
+        return Plex(config.plex, read_plex_token(config.plex, config_file))
+
     with (
         Store.open(config.store.resolve()) as store,
         store.writing_files(LOCK_SECONDS),
         console.stopping_politely() as should_stop,
     ):
         repair_files(store)
-        in_plex = sync.standing_edits(store)
         if run is None and path is None and since is None:
-            in_files = next((summary.id for summary in store.list_runs() if summary.done), 0)
-            run = max(in_files, *in_plex, 0) or None
-        elif run is not None and run not in [summary.id for summary in store.list_runs()]:
-            raise ConfigError(f"--run {run}: there is no such run; see reclass-plex history")
-        wanted = _Wanted(
-            run,
-            None if path is None else full_path(path),
-            None if since is None else _parse_time(since),
+            run = undoing.last_run(store)
+            if run is None:
+                console.say("there is nothing to undo", to=console.err)
+                return
+        plan = undoing.plan_undo(
+            store,
+            run_id=run,
+            path=None if path is None else full_path(path),
+            since=None if since is None else _parse_time(since),
         )
-        entries = changes.find_changes(store, run_id=run, path=wanted.path, since=wanted.since)
-        edits = in_plex.get(run, 0) if run is not None else sum(in_plex.values())
-        if not entries and not edits:
+        if plan.empty:
             console.say("there is nothing to undo", to=console.err)
             return
-        also = f", and at most {edits} edits in Plex" if edits else ""
-        confirm(f"Take back {len(entries)} changes of files{also}?", yes)
-        kept = _undo_files(store, entries, config, should_stop, as_json=as_json) if entries else 0
-        if edits and not should_stop():
-            kept += _undo_plex(store, wanted, config, config_file, as_json=as_json)
+        also = f", {plan.decisions} decisions that changed none" if plan.decisions else ""
+        also += f", and at most {plan.edits} edits in Plex" if plan.edits else ""
+        confirm(f"Take back {len(plan.entries)} changes of files{also}?", yes)
+        undone = undoing.take_back(store, plan, config.tags, connect, should_stop)
+        kept = _follow_undo(undone, plan, as_json=as_json)
         exit_if(should_stop(), kept)
 
 
-def _undo_files(
-    store: Store,
-    entries: list[JournalEntry],
-    config: Config,
-    should_stop: Callable[[], bool],
-    *,
-    as_json: bool,
-) -> int:
-    """Take changes of files back; return how many had to stay."""
-    results = changes.undo_changes(store, entries, config.tags, should_stop)
-    restored = kept = 0
-    for entry, result in console.follow(results, len(entries), "undoing"):
-        restored += result.restored
-        kept += not result.restored
-        if as_json:
-            console.print_json(
-                {
-                    "path": os.fspath(entry.path),
-                    "restored": result.restored,
-                    "how": result.how,
-                    "genres": list(entry.before if result.restored else entry.after),
-                }
-            )
+def _follow_undo(undone: Iterator[Undone], plan: UndoPlan, *, as_json: bool) -> int:
+    """Say what became of each change; return how many could not be taken back."""
+    from reclass_plex.undoing import EditUndone, FileUndone
+
+    files, edits = [0, 0], [0, 0]  # restored, and left as they are
+    total = len(plan.entries) + (plan.edits if plan.run_id is not None else 0)
+    said = as_json or not plan.entries
+    for one in console.follow(undone, total, "undoing"):
+        if not said and not isinstance(one, FileUndone):
+            _say_restored(files)
+            said = True
+        if isinstance(one, FileUndone):
+            files[not one.result.restored] += 1
+            _print_file(one, as_json=as_json)
+        elif isinstance(one, EditUndone):
+            edits[0] += one.outcome.status == "done"
+            edits[1] += one.outcome.status in ("changed", "failed")
+            _print_edit(one, as_json=as_json)
         else:
-            line = f"{console.short_path(entry.path)}: {result.how}"
-            console.say(line, style="" if result.restored else "yellow")
-    if not as_json:
-        console.say(f"{restored} restored, {kept} left as they are")
-    return kept
+            console.say(f"error: {one}", style="red", to=console.err)
+            return files[1] + edits[1] + 1
+    if not said:
+        _say_restored(files)
+    if not as_json and any(edits):
+        console.say(f"Plex: {edits[0]} restored, {edits[1]} left as they are")
+    return files[1] + edits[1]
 
 
-def _undo_plex(
-    store: Store, wanted: _Wanted, config: Config, config_file: Path | None, *, as_json: bool
-) -> int:
-    """Take edits in Plex back; return how many could not be."""
-    from reclass_plex import sync
-    from reclass_plex.credentials import read_plex_token
-    from reclass_plex.plex import Plex
+def _say_restored(files: Sequence[int]) -> None:
+    console.say(f"{files[0]} restored, {files[1]} left as they are")
 
-    paths = None
-    if wanted.path is not None:
-        paths = {wanted.path, Path(os.path.realpath(wanted.path))}
-    restored = failed = 0
-    try:
-        with Plex(config.plex, read_plex_token(config.plex, config_file)) as plex:
-            for edit, outcome in sync.undo_plex(
-                plex, store, run_id=wanted.run, paths=paths, since=wanted.since
-            ):
-                restored += outcome.status == "done"
-                failed += outcome.status in ("changed", "failed")
-                _print_edit(edit.path, outcome, as_json=as_json)
-    except (ConfigError, PlexError) as error:
-        console.say(
-            f"error: Plex keeps our genres: {error}. Files are as said above; give the same undo"
-            " again when Plex can be reached",
-            style="red",
-            to=console.err,
+
+def _print_file(one: FileUndone, *, as_json: bool) -> None:
+    entry, result = one.entry, one.result
+    if as_json:
+        console.print_json(
+            {
+                "path": os.fspath(entry.path),
+                "restored": result.restored,
+                "how": result.how,
+                "genres": list(entry.before if result.restored else entry.after),
+            }
         )
-        return failed + 1
-    if not as_json and (restored or failed):
-        console.say(f"Plex: {restored} restored, {failed} left as they are")
-    return failed
+    else:
+        line = f"{console.short_path(entry.path)}: {result.how}"
+        console.say(line, style="" if result.restored else "yellow")
 
 
-def _print_edit(path: Path | None, outcome: EditOutcome, *, as_json: bool) -> None:
-    record = outcome.record
-    how = {
-        "done": "restored",
-        "gone": "no longer there",
-        "changed": "kept",
-        "failed": "not restored",
-    }
-    text = how[outcome.status] + (f": {outcome.reason}" if outcome.reason else "")
+def _print_edit(one: EditUndone, *, as_json: bool) -> None:
+    path, record, restored = one.edit.path, one.outcome.record, one.outcome.status == "done"
     if as_json:
         console.print_json(
             {
                 "item": f"{record.kind} {record.rating_key}",
                 "file": None if path is None else os.fspath(path),
-                "restored": outcome.status == "done",
-                "how": f"{text} in Plex",
-                f"{record.field}s": list(
-                    record.before if outcome.status == "done" else record.after
-                ),
+                "restored": restored,
+                "how": f"{one.how} in Plex",
+                f"{record.field}s": list(record.before if restored else record.after),
             }
         )
-    elif outcome.status in ("changed", "failed"):
+    elif one.outcome.status in ("changed", "failed"):
         name = console.short_path(path) if path else f"{record.kind} {record.rating_key}"
-        console.say(f"{name} in Plex: {text}", style="yellow")
+        console.say(f"{name} in Plex: {one.how}", style="yellow")
 
 
 @app.command()

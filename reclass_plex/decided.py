@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from reclass_plex.store import Store
+from reclass_plex.store import Store, at_or_below, withdraw_decisions
 from reclass_plex.tables import decisions, journal, tracks
 
 Kind = Literal["accept", "correct"]
 State = Literal["stands", "replaced", "withdrawn"]
 
+_OPEN = sa.literal_column("decisions.open <> '[]'", sa.Boolean)  # as the index has it
 _CHUNK = 500  # values a statement; SQLite's limit was 999 variables before 3.32
 
 
@@ -74,7 +76,7 @@ class Decisions:
                 rows = connection.execute(sa.select(decisions).where(standing)).all()
                 left = {row.digest: row.open for row in rows}
                 # What was never written leaves nothing behind that could stand again.
-                idle = standing & (decisions.c.open != ()) & ~_has_written()
+                idle = standing & _OPEN & ~_has_written()
                 connection.execute(
                     decisions.update().where(idle).values(state="withdrawn", open=())
                 )
@@ -136,11 +138,17 @@ class Decisions:
 
     def open_ones(self, run_id: int | None = None) -> list[Decision]:
         """Return the decisions that some file does not say yet, oldest first."""
-        query = sa.select(decisions).where(decisions.c.open != ())
+        query = sa.select(decisions).where(_OPEN)
         if run_id is not None:
             query = query.where(decisions.c.run_id == run_id)
         with self._store.transaction(write=False) as connection:
             return list(map(_decision, connection.execute(query.order_by(decisions.c.id))))
+
+    def any_open(self) -> bool:
+        """Say whether there is one."""
+        query = sa.select(sa.exists(sa.select(decisions.c.id).where(_OPEN)))
+        with self._store.transaction(write=False) as connection:
+            return bool(connection.execute(query).scalar())
 
     def find(self, decision_id: int) -> Decision | None:
         """Return one decision."""
@@ -158,6 +166,32 @@ class Decisions:
             if problem is None:
                 values["open"] = tuple(one for one in left if one != str(track_id))
             connection.execute(decisions.update().where(this).values(**values))
+
+    def withdraw_unwritten(
+        self,
+        *,
+        run_id: int | None = None,
+        since: float | None = None,
+        below: Collection[Path] | None = None,
+        dry_run: bool = False,
+    ) -> int:
+        """Withdraw what was decided but changed no file that is so still; return how many.
+
+        Narrowed by run, time, and where their files are; what changed files is undone with them.
+        """
+        condition = (decisions.c.state == "stands") & ~_has_written()
+        if run_id is not None:
+            condition &= decisions.c.run_id == run_id
+        if since is not None:
+            condition &= decisions.c.created >= since
+        if below is not None:
+            here = sa.or_(sa.false(), *(at_or_below(tracks.c.path, path) for path in below))
+            condition &= sa.exists().where(tracks.c.digest == decisions.c.digest, here)
+        with self._store.transaction(write=not dry_run) as connection:
+            if dry_run:
+                query = sa.select(sa.func.count()).select_from(decisions).where(condition)
+                return int(connection.execute(query).scalar_one())
+            return withdraw_decisions(connection, condition)
 
     def forget(self, digests: Collection[str]) -> int:
         """Withdraw all that was said of recordings: the models decide again; return how many."""

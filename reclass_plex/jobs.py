@@ -360,7 +360,7 @@ class Jobs:
         message: str,
         now: float,
         *,
-        state: Literal["done", "failed"] = "done",
+        state: Literal["done", "failed", "review"] = "done",
     ) -> int:
         """Close tracks that nobody works on, and that are not in line, by a person's word."""
         wanted = iter(paths)

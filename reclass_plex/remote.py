@@ -70,6 +70,83 @@ class Status(Message):
     since: float
 
 
+class Failure(Message):
+    """Something that could not be done: a file or an item of Plex, and why."""
+
+    name: str
+    reason: str
+
+
+class Operation(Message):
+    """Long work: how far it is. `failures` names the first of the `failed` ones.
+
+    `run_id` is the run in the history that it made, if any; `result` is what it found. For state
+    failed, `error` is the kind of the error and `message` says it.
+    """
+
+    id: str
+    kind: str
+    state: Literal["waiting", "running", "done", "stopped", "failed"] = "waiting"
+    done: int = 0
+    total: int | None = None
+    failed: int = 0
+    failures: tuple[Failure, ...] = ()
+    message: str | None = None
+    error: str | None = None
+    run_id: int | None = None
+    result: dict[str, Any] | None = None
+    started: float
+    finished: float | None = None
+
+
+TrackIds = Annotated[tuple[JobId, ...], Field(min_length=1, max_length=10_000)]
+
+
+class DecideRequest(Message):
+    """A person's word on tracks (`albums`: and on all others of their albums).
+
+    accept: what was heard first is right. correct: `genres` are.
+    """
+
+    track_ids: TrackIds
+    kind: Literal["accept", "correct"]
+    genres: tuple[str, ...] = Field(default=(), max_length=10)
+    albums: bool = False
+
+
+class RefusedTrack(Message):
+    """A track that nothing could be decided on, and why."""
+
+    track_id: int
+    path: Path | None = None
+    reason: str
+
+
+class DecideResult(Message):
+    """What was decided, durably: `run_id` can be undone. `operation` writes the files."""
+
+    run_id: int | None = None
+    track_ids: tuple[int, ...] = ()
+    refused: tuple[RefusedTrack, ...] = ()
+    operation: Operation | None = None
+
+
+class UndoRequest(Message):
+    """What is to be taken back; all that is given must hold. `since` is in seconds since 1970."""
+
+    run_id: JobId | None = None
+    track_ids: TrackIds | None = None
+    since: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class UndoCount(Message):
+    """What an undo would take back: changes of files, edits in Plex at most, and decisions."""
+
+    files: int
+    edits: int
+    decisions: int
+
+
 class ReclassifyRequest(Message):
     """Which tracks are to be classified again; a dry run only counts them."""
 

@@ -165,9 +165,27 @@ class Store:
 
         Raises StoreBusy when another process holds it, and still does after `wait_seconds`.
         """
+        with self._holding("lock", "changing files", wait_seconds, should_stop):
+            yield
+
+    @contextmanager
+    def writing_plex(
+        self, wait_seconds: float = 0.0, should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
+        """Hold the right to change Plex, as `writing_files` does for files. Raises StoreBusy.
+
+        A round of edits and an undo at once would each decide by what the other is changing.
+        """
+        with self._holding("plex-lock", "changing Plex", wait_seconds, should_stop):
+            yield
+
+    @contextmanager
+    def _holding(
+        self, name: str, does: str, wait_seconds: float, should_stop: Callable[[], bool]
+    ) -> Iterator[None]:
         until = time.monotonic() + wait_seconds
         try:
-            lock = open_lock(self.path.with_name(self.path.name + ".lock"))
+            lock = open_lock(self.path.with_name(f"{self.path.name}.{name}"))
         except OSError as error:
             raise _refusal(self.path, error) from error
         with lock:
@@ -178,7 +196,7 @@ class Store:
                 except OSError as error:
                     if time.monotonic() >= until or should_stop():
                         raise StoreBusy(
-                            f"another reclass-plex is changing files with the store"
+                            f"another reclass-plex is {does} with the store"
                             f" {printable(self.path)}: wait until it ends, or stop it"
                         ) from error
                     time.sleep(LOCK_PAUSE)
@@ -550,13 +568,24 @@ class Store:
         *,
         run_id: int | None = None,
         since: float | None = None,
+        track_ids: Collection[int] | None = None,
     ) -> list[JournalEntry]:
-        """Return the changes that stand, newest first; narrowed by run and time."""
+        """Return the changes that stand, newest first; narrowed by run, time and tracks.
+
+        To tracks belongs what was changed in the same recording, wherever it was then.
+        """
         conditions: list[sa.ColumnElement[bool]] = [journal.c.state == "done"]
         if run_id is not None:
             conditions.append(journal.c.run_id == run_id)
         if since is not None:
             conditions.append(journal.c.created >= since)
+        if track_ids is not None:
+            asked, other = tracks.alias(), tracks.alias()
+            same = sa.select(other.c.id).where(
+                sa.or_(other.c.id == asked.c.id, other.c.digest == asked.c.digest),
+                asked.c.id.in_(track_ids),
+            )
+            conditions.append(journal.c.track_id.in_(same))
         return self._entries(*conditions)
 
     def paths_of(self, digest: str) -> list[Path]:

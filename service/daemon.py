@@ -31,6 +31,7 @@ from reclass_plex.files import open_lock
 from reclass_plex.hours import quiet_until
 from reclass_plex.jobs import Job, Jobs, State
 from reclass_plex.notices import Notices, Problem
+from reclass_plex.plex import Plex
 from reclass_plex.reconcile import reconcile
 from reclass_plex.remote import (
     FolderStatus,
@@ -42,7 +43,9 @@ from reclass_plex.remote import (
 from reclass_plex.selection import Selection, queue_tracks, select_tracks
 from reclass_plex.store import Store
 from reclass_plex.sync import Wanted
+from service.actions import Actions
 from service.alerts import AlertListener
+from service.events import Events
 from service.hints import Hint
 from service.notices import Notifier
 from service.plex_worker import PlexWorker
@@ -102,6 +105,16 @@ class Daemon:
             )
             self._plex.start()
             stack.callback(self._plex.stop)
+            self.events = Events()
+            self.actions = Actions(
+                self._store,
+                lambda: self._config,
+                lambda: Plex(self._config.plex, self._read_token()),
+                events=self.events,
+                poke=self._poke,
+                wake_plex=self._plex.wake,
+            )
+            stack.callback(self.actions.close)
             self._watches: list[FolderWatch] = []
             stack.callback(self._stop_watches)
             self._start_watches()
@@ -187,6 +200,7 @@ class Daemon:
                 self._stop_alerts()  # the Plex worker says so, and sees when there is another
             self._mind_alerts()
             self._mind_models()
+            self.actions.resume(now)
         # Files that settle will be work in a moment: the models may load meanwhile.
         wanted = self._work_due or any(watch.settling for watch in self._watches)
         self._supervisor.step(now, wanted=wanted, allowed=self._why_not() is None)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reclass_plex.config import Config
-from reclass_plex.errors import ConfigError, PlexError, ReclassError
+from reclass_plex.errors import ConfigError, PlexError, ReclassError, StoreBusy
 from reclass_plex.hours import quiet_until
 from reclass_plex.jobs import Jobs
 from reclass_plex.plex import Plex, library_folders
@@ -232,7 +232,11 @@ class PlexWorker:
             if due is None or due > now:
                 self._pause = 0.0
                 return
-        result = sync_once(plex, self._store, self._config.policy, now)
+        try:
+            result = sync_once(plex, self._store, self._config.policy, now)
+        except StoreBusy:  # an undo is at work there
+            self._next_round = now + FIRST_PAUSE_SECONDS
+            return
         self._worked_with = plex
         if result == SyncResult():
             return

@@ -13,7 +13,7 @@ from reclass_plex.plex.client import cut
 from reclass_plex.records import GenreScore
 from reclass_plex.store import Store
 from reclass_plex.sync.wanted import CHUNK
-from reclass_plex.tables import Scores, plex_wanted, tracks, verdicts
+from reclass_plex.tables import Scores, decisions, plex_wanted, tracks, verdicts
 
 OWN_CONFIDENCE = 1.0  # of a genre that the user gave
 
@@ -76,6 +76,22 @@ def taken_back(store: Store, paths: Collection[Path]) -> set[Path]:
         for chunk in cut(paths, CHUNK):
             query = sa.select(tracks.c.path).where(tracks.c.path.in_(chunk), tracks.c.undone)
             found.update(connection.execute(query).scalars())
+    return found
+
+
+def decided_paths(store: Store, paths: Collection[Path]) -> set[Path]:
+    """Return those of the files that say what a person decided of their recording."""
+    asked = {spelling: path for path in paths for spelling in spellings(path)}
+    said = sa.exists().where(
+        decisions.c.digest == tracks.c.digest,
+        decisions.c.state == "stands",
+        decisions.c.genres == tracks.c.genres,
+    )
+    found: set[Path] = set()
+    with store.transaction(write=False) as connection:
+        for chunk in cut(asked, CHUNK):
+            query = sa.select(tracks.c.path).where(tracks.c.path.in_(chunk), ~tracks.c.undone, said)
+            found.update(asked[path] for path in connection.execute(query).scalars())
     return found
 
 

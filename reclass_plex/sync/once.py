@@ -69,7 +69,15 @@ def sync_once(
     """Make Plex agree with what is due by `now`. Raises PlexError and StoreError: call again.
 
     Files that Plex does not know, and items that it refused to change, come again after a pause.
+    Raises StoreBusy at once while another process changes Plex: an undo.
     """
+    with store.writing_plex():
+        return _sync_once(plex, store, policy, now, limit)
+
+
+def _sync_once(
+    plex: Plex, store: Store, policy: PolicyOptions, now: float, limit: int
+) -> SyncResult:
     wanted = Wanted(store)
     places = Places(store, plex)
     if places.complete(now):
@@ -120,7 +128,7 @@ def _plan(
             continue
         record = top.record if top else None
         if of == "genre":
-            chosen = choose_genres(item, tags, record, policy)
+            chosen = choose_genres(item, tags, record, policy, decided=targets[key].decided)
         else:
             chosen = choose_labels(item, of, tags, record)
         if isinstance(chosen, str):

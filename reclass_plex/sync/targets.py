@@ -20,7 +20,7 @@ from reclass_plex.plex import (
 )
 from reclass_plex.records import GenreScore
 from reclass_plex.store import Store
-from reclass_plex.sync.known import known_genres, wanted_labels
+from reclass_plex.sync.known import decided_paths, known_genres, wanted_labels
 from reclass_plex.sync.places import Place, Places
 from reclass_plex.sync.wanted import WantedRow
 
@@ -31,13 +31,17 @@ MANY_ARTISTS = "various artists"  # as Plex names those of a compilation: no gen
 
 @dataclass(frozen=True)
 class Target:
-    """An item that shall have tags, and the wanted rows and the tracks that it stands for."""
+    """An item that shall have tags, and the wanted rows and the tracks that it stands for.
+
+    `decided`: a person decided on the genre of all of its tracks.
+    """
 
     genres: tuple[str, ...]
     rows: tuple[WantedRow, ...]
     tracks: tuple[int, ...]
     moods: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
+    decided: bool = False
 
     def tags(self, field: Field) -> tuple[str, ...]:
         """Return what a field shall have."""
@@ -69,12 +73,14 @@ def find_targets(
     """Return by rating key the tracks of the rows, and the albums and artists they belong to."""
     targets: dict[int, Target] = {}
     if plex.options.tracks:
+        said = decided_paths(store, [row.path for _, row in found])
         for key, rows in _group((place.rating_key, row) for place, row in found).items():
             genres = tuple(genre.name for genre in rows[0].genres)
             if len(rows) > 1:  # several files of one track
                 genres = vote_genres([row.genres for row in rows], len(genres))
             moods = tuple(mood.name for mood in rows[0].moods)
-            targets[key] = Target(genres, tuple(rows), (key,), moods)
+            decided = any(row.path in said for row in rows)
+            targets[key] = Target(genres, tuple(rows), (key,), moods, decided=decided)
     if plex.options.albums:
         above = [(place.album_key, place, row) for place, row in found]
         targets |= _vote("album", above, store, places, policy)
@@ -99,6 +105,9 @@ def _vote(
         store, [path for of_key in files.values() for track in of_key for path in track]
     )
     known |= {place.path: row.genres for _, place, row in above}
+    said = decided_paths(
+        store, [path for of_key in files.values() for track in of_key for path in track]
+    )
     labels = {}
     if policy.moods or policy.styles:
         labels = wanted_labels(
@@ -115,24 +124,30 @@ def _vote(
         ]
         moods = vote_labels([moods for moods, _ in heard], policy.max_moods)
         styles = vote_labels([styles for _, styles in heard], policy.max_moods)
-        targets[key] = Target(genres, tuple(rows[key]), tuple(tracks[key]), moods, styles)
+        decided = all(any(path in said for path in track) for track in of_key)
+        targets[key] = Target(genres, tuple(rows[key]), tuple(tracks[key]), moods, styles, decided)
     return targets
 
 
 def choose_genres(
-    item: PlexItem, genres: tuple[str, ...], former: EditRecord | None, policy: PolicyOptions
+    item: PlexItem,
+    genres: tuple[str, ...],
+    former: EditRecord | None,
+    policy: PolicyOptions,
+    *,
+    decided: bool = False,
 ) -> tuple[str, ...] | str:
     """Return what an item shall have by the policy's mode, or why it is left as it is.
 
     fill: an item without a genre that says something, or with ours, gets `genres`. append: they
-    are added to what it had before us. replace: they take its place.
+    are added to what it had before us. replace, or what a person `decided`: they take its place.
     """
     if item.kind == "artist" and item.title.casefold() == MANY_ARTISTS:
         return "stands for many artists"
     ours = former is not None and former.is_ours(item.genres)
     had = former.before if former is not None and ours else item.genres
     theirs = tuple(genre for genre in had if not _is_junk(genre))
-    if policy.mode == "replace" or not theirs:
+    if policy.mode == "replace" or decided or not theirs:
         return genres
     if policy.mode == "append":
         present = {genre_key(part) for genre in theirs for part in (genre, *split_genres(genre))}

@@ -9,7 +9,7 @@ below them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from reclass_plex.sync.places import Places
 from reclass_plex.sync.wanted import Wanted
 from reclass_plex.tables import plex_wanted
 
+LOCK_SECONDS = 120.0  # to wait for a round of edits
 UNDO_CHUNK = 2000  # items read and written together
 _STATES: tuple[tuple[str, EditState], ...] = (("done", "undone"), ("gone", "gone"))
 
@@ -45,14 +46,28 @@ def undo_plex(
     run_id: int | None = None,
     paths: Collection[Path] | None = None,
     since: float | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[PlexEdit, EditOutcome]]:
     """Take back what stands of our edits, and yield what became of each.
 
     Narrowed by run, by files or folders, and by time; all of it without. What was still wanted of
     the same is forgotten first. done: taken back. gone: the item is. changed: someone, or a later
     run, edited it since, so it is left. failed: Plex did something else. Raises PlexError: what
-    was yielded until then is taken back; call again for the rest.
+    was yielded until then is taken back; call again for the rest. Raises StoreBusy if a round of
+    edits takes very long.
     """
+    with store.writing_plex(LOCK_SECONDS, should_stop):
+        yield from _undo_plex(plex, store, run_id, paths, since, should_stop)
+
+
+def _undo_plex(
+    plex: Plex,
+    store: Store,
+    run_id: int | None,
+    paths: Collection[Path] | None,
+    since: float | None,
+    should_stop: Callable[[], bool],
+) -> Iterator[tuple[PlexEdit, EditOutcome]]:
     spelled = None if paths is None else {one for path in paths for one in spellings(path)}
     _forget_wanted(store, run_id, spelled, since)
     places = None if spelled is None else Places(store, plex)
@@ -71,6 +86,8 @@ def undo_plex(
         }
         keys = [key for key, pile in piles.items() if any(edit.id in asked for edit in pile)]
         for chunk in cut(keys, UNDO_CHUNK):
+            if should_stop():
+                return
             yield from _undo(plex, ledger, {key: piles[key] for key in chunk}, asked)
 
 
