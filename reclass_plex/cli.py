@@ -27,6 +27,7 @@ from reclass_plex import (
     cli_learn,
     cli_models,
     cli_notify,
+    cli_organize,
     cli_train,
     console,
     pipeline,
@@ -61,6 +62,7 @@ app = typer.Typer(
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_notify.app, name="notify")
+app.add_typer(cli_organize.app)
 app.add_typer(cli_extract.app)
 app.add_typer(cli_train.app)
 app.add_typer(cli_learn.app)

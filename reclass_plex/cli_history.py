@@ -29,6 +29,7 @@ from reclass_plex.errors import ConfigError
 from reclass_plex.store import Store
 
 if TYPE_CHECKING:
+    from reclass_plex.placing import TakenBack
     from reclass_plex.undoing import EditUndone, FileUndone, Undone, UndoPlan
 
 app = typer.Typer()
@@ -76,7 +77,8 @@ def undo(
             return
         also = f", {plan.decisions} decisions that changed none" if plan.decisions else ""
         also += f", and at most {plan.edits} edits in Plex" if plan.edits else ""
-        confirm(f"Take back {len(plan.entries)} changes of files{also}?", yes)
+        count = len(plan.entries) + len(plan.placements)
+        confirm(f"Take back {count} changes of files{also}?", yes)
         undone = undoing.take_back(store, plan, config.tags, connect, should_stop)
         kept = _follow_undo(undone, plan, as_json=as_json)
         exit_if(should_stop(), kept)
@@ -84,18 +86,24 @@ def undo(
 
 def _follow_undo(undone: Iterator[Undone], plan: UndoPlan, *, as_json: bool) -> int:
     """Say what became of each change; return how many could not be taken back."""
+    from reclass_plex.placing import TakenBack
     from reclass_plex.undoing import EditUndone, FileUndone
 
     files, edits = [0, 0], [0, 0]  # restored, and left as they are
-    total = len(plan.entries) + (plan.edits if plan.run_id is not None else 0)
-    said = as_json or not plan.entries
+    total = (
+        len(plan.entries) + len(plan.placements) + (plan.edits if plan.run_id is not None else 0)
+    )
+    said = as_json or not (plan.entries or plan.placements)
     for one in console.follow(undone, total, "undoing"):
-        if not said and not isinstance(one, FileUndone):
+        if not said and not isinstance(one, (FileUndone, TakenBack)):
             _say_restored(files)
             said = True
         if isinstance(one, FileUndone):
             files[not one.result.restored] += 1
             _print_file(one, as_json=as_json)
+        elif isinstance(one, TakenBack):
+            files[not one.restored] += 1
+            _print_placement(one, as_json=as_json)
         elif isinstance(one, EditUndone):
             edits[0] += one.outcome.status == "done"
             edits[1] += one.outcome.status in ("changed", "failed")
@@ -128,6 +136,16 @@ def _print_file(one: FileUndone, *, as_json: bool) -> None:
     else:
         line = f"{console.short_path(entry.path)}: {result.how}"
         console.say(line, style="" if result.restored else "yellow")
+
+
+def _print_placement(one: TakenBack, *, as_json: bool) -> None:
+    source, target = one.placement.source, one.placement.target
+    if as_json:
+        line = {"path": os.fspath(target), "restored": one.restored, "how": one.how}
+        console.print_json({**line, "from": os.fspath(source)})
+    else:
+        style = "" if one.restored else "yellow"
+        console.say(f"{console.short_path(target)}: {one.how}", style=style)
 
 
 def _print_edit(one: EditUndone, *, as_json: bool) -> None:

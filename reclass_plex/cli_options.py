@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from reclass_plex import changes, console
+from reclass_plex import changes, console, placing
 from reclass_plex.config import Config, load_config
 from reclass_plex.errors import ConfigError, printable
+from reclass_plex.placements import Placements
 from reclass_plex.store import Store
 
 FAILED = 1  # exit status: some files failed
@@ -47,7 +48,7 @@ def full_path(path: Path) -> Path:
 
 def repair_files(store: Store) -> None:
     """Settle what a killed process left behind, and say so."""
-    for line in changes.repair(store):
+    for line in (*changes.repair(store), *placing.repair(Placements(store))):
         console.say(line, to=console.err)
 
 

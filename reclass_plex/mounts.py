@@ -26,6 +26,14 @@ _LOCAL_FUSE = frozenset(
     for name in ("mergerfs", "bindfs", "encfs", "gocryptfs", "cryfs", "ntfs-3g", "exfat", "zfs")
 )
 
+# Where ? or : cannot be in a name, or only in a way that Windows does not read.
+_FOREIGN = frozenset(
+    (
+        *("vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "fuse.ntfs-3g", "fuse.exfat"),
+        *("cifs", "smb2", "smb3", "smbfs", "drvfs", "vboxsf", "vmhgfs"),
+    )
+)
+
 
 def network_mounts(root: Path, mountinfo: str | None = None) -> list[str]:
     """Return the network file systems at or below `root`, as "/mount/point (type)".
@@ -90,3 +98,13 @@ def _unescape(text: str) -> str:
 
 def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def is_foreign(folder: Path, mountinfo: str | None = None) -> bool:
+    """Tell whether the file system that `folder` is on takes only the names that Windows takes."""
+    real = os.path.realpath(folder)
+    above = ("", "")
+    for point, kind in _mounted(mountinfo):
+        if _is_in(real, point) and len(point) >= len(above[0]):
+            above = (point, kind)
+    return above[1] in _FOREIGN

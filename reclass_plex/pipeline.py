@@ -214,7 +214,7 @@ def analyse_albums(
         return _analyse(item, store, ensemble, config.tags, decode)
 
     analysed = _map_ahead(analyse, _with_known(found, store, models), workers, should_stop)
-    for _, folder in groupby(analysed, key=lambda item: _album_folder(item.path)):
+    for _, folder in groupby(analysed, key=lambda item: album_folder(item.path)):
         album: list[Analysed] = []
         for item in folder:
             if item.error is None and item.known is not None and item.known.album is not None:
@@ -405,7 +405,7 @@ def _as_track(known: KnownTrack, said: Mapping[str, Decision]) -> Track:
     )
 
 
-def _album_folder(path: Path) -> Path:
+def album_folder(path: Path) -> Path:
     """Return the folder of the file's album: "Album" for Album/CD1/x.flac and Album/x.flac."""
     parent = path.parent
     return parent.parent if _DISC_FOLDER.fullmatch(parent.name) else parent
@@ -415,5 +415,5 @@ def album_key(path: Path, file_tags: FileTags) -> str | None:
     """Return what tracks of one album share: its folder and its album tag (None without one)."""
     if not file_tags.album:
         return None
-    folder = str(_album_folder(path)).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    folder = str(album_folder(path)).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return f"{folder}\n{file_tags.album}"

@@ -1,5 +1,6 @@
 """What is known, on disk: SQLite in WAL mode through SQLAlchemy. SQL is here, in
-`jobs`, `sync`, `notices` and `upkeep`, which keep their own tables, and in `browse*`, which read.
+`jobs`, `sync`, `notices`, `placements` and `upkeep`, which keep their own tables, and in `browse*`,
+which read.
 
 Tables: `tracks` (one row a file), `verdicts` and `embeddings` (one row an audio digest, so that a
 moved, copied or retagged file is known again), `runs` and `journal` (what was changed, and what it
@@ -31,6 +32,7 @@ from reclass_plex.tables import (
     embeddings,
     journal,
     metadata,
+    placements,
     runs,
     tracks,
     verdicts,
@@ -438,15 +440,11 @@ class Store:
 
     def list_runs(self, limit: int | None = None) -> list[RunSummary]:
         """Return the runs, newest first."""
-        count = sa.func.count().filter
         query = (
             sa.select(
                 *(column for column in runs.c if column.name != "token"),
-                count(journal.c.state == "done").label("done"),
-                count(journal.c.state == "undone").label("undone"),
+                *(_changes_in(state).label(state) for state in ("done", "undone")),
             )
-            .select_from(runs.outerjoin(journal))
-            .group_by(runs.c.id)
             .order_by(runs.c.id.desc())
             .limit(limit)
         )
@@ -620,6 +618,17 @@ class Store:
                 sa.select(journal.c.delta).where(journal.c.id == entry_id)
             ).scalar_one()
         return bytes(blob)
+
+
+def _changes_in(state: str) -> sa.ColumnElement[int]:
+    """Return how many files of a run were changed or placed, and are in this state."""
+    counts = [
+        sa.select(sa.func.count())
+        .where(table.c.run_id == runs.c.id, table.c.state == state)
+        .scalar_subquery()
+        for table in (journal, placements)
+    ]
+    return counts[0] + counts[1]
 
 
 def at_or_below(column: sa.Column[Any], path: Path) -> sa.ColumnElement[bool]:

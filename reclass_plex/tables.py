@@ -326,3 +326,20 @@ notice_outbox = sa.Table(
     sa.Column("reached", Names, nullable=False),  # who took it, by messages.address_key
     sa.Column("why", sa.Text),  # it is still waiting
 )
+
+placements = sa.Table(
+    "placements",  # files that `organize` put into a tree; see reclass_plex.placing
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.ForeignKey("runs.id"), nullable=False, index=True),
+    sa.Column("source", PathBytes, nullable=False, index=True),
+    sa.Column("target", PathBytes, nullable=False),
+    sa.Column("temp_path", PathBytes),  # the copy before its rename; NULL: there is none
+    sa.Column("made", PathBytes),  # the topmost folder that was made for it
+    sa.Column("how", sa.Text, nullable=False),  # copy, hardlink, move
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),  # BLAKE2b-16 of the whole file
+    # pending: it may be in place. done: it is. abandoned: it is not. undone: taken back.
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("created", sa.Float, nullable=False),
+)

@@ -1,7 +1,7 @@
 """Taking changes back, in files and in Plex together: the one story of the command and the daemon.
 
-    plan_undo: what would be taken back -> take_back: files, newest first; a person's decisions
-    that changed no file; then our edits in Plex
+    plan_undo: what would be taken back -> take_back: files, newest first; where `organize` put
+    them; a person's decisions that changed no file; then our edits in Plex
 
 All of it needs the right to change files (`Store.writing_files`). When Plex cannot be reached the
 files are as they were said to be, and the same undo later takes the rest back.
@@ -15,13 +15,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from reclass_plex import changes, sync
+from reclass_plex import changes, placing, sync
 from reclass_plex.changes import UndoResult
 from reclass_plex.config import TagOptions
 from reclass_plex.decided import Decisions
 from reclass_plex.decisions import RUN
 from reclass_plex.errors import ConfigError, PlexError, StoreBusy
 from reclass_plex.jobs import Jobs
+from reclass_plex.placements import Placement, Placements
+from reclass_plex.placing import TakenBack as TakenBack  # noqa: PLC0414 - for those who count
 from reclass_plex.plex import EditOutcome, Plex
 from reclass_plex.store import JournalEntry, Store
 from reclass_plex.sync import PlexEdit
@@ -41,11 +43,12 @@ class UndoPlan:
     run_id: int | None
     paths: frozenset[Path] | None
     since: float | None
+    placements: tuple[Placement, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Say whether there is nothing to do."""
-        return not (self.entries or self.edits or self.decisions)
+        return not (self.entries or self.placements or self.edits or self.decisions)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class PlexKept:
         )
 
 
-Undone = FileUndone | EditUndone | PlexKept
+Undone = FileUndone | TakenBack | EditUndone | PlexKept
 Connect = Callable[[], AbstractContextManager[Plex]]  # may raise ConfigError and PlexError
 
 _HOW = {"done": "restored", "gone": "no longer there", "changed": "kept", "failed": "not restored"}
@@ -130,7 +133,14 @@ def plan_undo(
         run_id,
         None if paths is None else frozenset(paths),
         since,
+        () if track_ids is not None else _find_placements(store, run_id, path, since),
     )
+
+
+def _find_placements(
+    store: Store, run_id: int | None, path: Path | None, since: float | None
+) -> tuple[Placement, ...]:
+    return tuple(Placements(store).standing(run_id=run_id, path=path, since=since))
 
 
 def take_back(
@@ -151,6 +161,12 @@ def take_back(
             yield FileUndone(entry, result)
     if should_stop():
         return
+    if plan.placements:  # after the tags, which are where the files are now
+        run_id = store.start_run("undo")
+        yield from placing.take_back(Placements(store), plan.placements, run_id, should_stop)
+        store.finish_run(run_id)
+        if should_stop():
+            return
     if plan.decisions:
         Decisions(store).withdraw_unwritten(run_id=plan.run_id, since=plan.since, below=plan.paths)
     if not plan.edits:

@@ -20,6 +20,8 @@ from reclass_plex.decided import Decisions
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import StoreBusy, printable
 from reclass_plex.jobs import Jobs
+from reclass_plex.placements import Placements
+from reclass_plex.placing import repair as settle
 from reclass_plex.remote import (
     DecideResult,
     Operation,
@@ -168,10 +170,10 @@ class Actions:
         def work(progress: Progress) -> dict[str, object]:
             counts: Counter[str] = Counter()
             with self._store.writing_files(LOCK_SECONDS, progress.should_stop):
-                for line in repair(self._store):
+                for line in (*repair(self._store), *settle(Placements(self._store))):
                     log.warning("%s", line)
                 plan = self._plan(wanted)
-                progress.begin(len(plan.entries))
+                progress.begin(len(plan.entries) + len(plan.placements))
                 for one in undoing.take_back(
                     self._store,
                     plan,
@@ -199,6 +201,11 @@ def _count(one: undoing.Undone, counts: Counter[str], progress: Progress) -> Non
         counts["restored" if one.result.restored else "kept"] += 1
         if not one.result.restored:
             progress.fail(os.fspath(one.entry.path), one.result.how)
+        progress.advance()
+    elif isinstance(one, undoing.TakenBack):
+        counts["restored" if one.restored else "kept"] += 1
+        if not one.restored:
+            progress.fail(os.fspath(one.placement.target), one.how)
         progress.advance()
     elif isinstance(one, undoing.EditUndone):
         done = one.outcome.status in ("done", "gone")

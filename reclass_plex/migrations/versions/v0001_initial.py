@@ -276,5 +276,19 @@ def upgrade() -> None:
         sa.Column("reached", sa.Text, nullable=False),
         sa.Column("why", sa.Text),
     )
+    op.create_table(
+        "placements",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("run_id", sa.Integer, sa.ForeignKey("runs.id"), nullable=False, index=True),
+        sa.Column("source", sa.LargeBinary, nullable=False, index=True),
+        sa.Column("target", sa.LargeBinary, nullable=False),
+        sa.Column("temp_path", sa.LargeBinary),
+        sa.Column("made", sa.LargeBinary),
+        sa.Column("how", sa.Text, nullable=False),
+        sa.Column("size", sa.Integer, nullable=False),
+        sa.Column("hash", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False, index=True),
+        sa.Column("created", sa.Float, nullable=False),
+    )
     for name, (event, statements) in _TRIGGERS.items():
         op.get_bind().exec_driver_sql(f"CREATE TRIGGER {name} {event} BEGIN {statements} END")
