@@ -28,6 +28,7 @@ State = Literal["waiting", "ready", "running", "writing", "done", "skipped", "re
 STATES: tuple[State, ...] = get_args(State)
 HELD: tuple[State, ...] = ("running", "writing")
 IN_LINE: tuple[State, ...] = ("waiting", "ready")
+ENDED: tuple[State, ...] = ("done", "skipped", "review", "failed")
 
 BACKOFF_SECONDS = 30.0  # before the first retry; doubled for each further one
 MAX_BACKOFF_SECONDS = 6 * 3600.0
@@ -320,6 +321,20 @@ class Jobs:
         query = sa.select(jobs.c.path, jobs.c.state, jobs.c.changed).where(jobs.c.path.in_(paths))
         with self._store.transaction(write=False) as connection:
             return {row.path: (row.state, row.changed) for row in connection.execute(query)}
+
+    def changed_since(self, since: float, limit: int) -> list[Job]:
+        """Return the jobs whose state changed since a time, the latest first."""
+        query = sa.select(jobs).where(jobs.c.changed >= since)
+        query = query.order_by(jobs.c.changed.desc()).limit(limit)
+        with self._store.transaction(write=False) as connection:
+            return [_job(row) for row in connection.execute(query)]
+
+    def in_hand(self, limit: int) -> list[Path]:
+        """Return tracks that are worked on, those that are written first, then by path."""
+        query = sa.select(jobs.c.path).where(jobs.c.state.in_(HELD))
+        query = query.order_by(jobs.c.state.desc(), jobs.c.path).limit(limit)
+        with self._store.transaction(write=False) as connection:
+            return list(connection.execute(query).scalars())
 
     def paths_below(self, folder: Path, after: Path | None, limit: int) -> list[Path]:
         """Return a page of the paths with jobs at and below a folder, those after `after`."""

@@ -67,6 +67,10 @@ class Status(Message):
     models_loaded: bool = False
     left_out: tuple[str, ...] = ()  # stages of the ensemble that cannot vote here, and why
     tracks_done: int = 0  # at least, since its start
+    in_hand: tuple[Path, ...] = ()  # some of the tracks that are worked on
+    per_minute: float | None = None  # tracks that ended, over the last minutes
+    seconds_left: float | None = None  # for all that is in line, at that rate
+    operations: int = 0  # that people asked for, and that are not done
     since: float
 
 

@@ -47,6 +47,7 @@ from service.actions import Actions
 from service.alerts import AlertListener
 from service.events import Events
 from service.hints import Hint
+from service.live import Live
 from service.notices import Notifier
 from service.plex_worker import PlexWorker
 from service.problems import FAILURE_SECONDS, FIRST_LOOK, find_problems, free_bytes
@@ -106,6 +107,7 @@ class Daemon:
             self._plex.start()
             stack.callback(self._plex.stop)
             self.events = Events()
+            self._live = Live(self._jobs, self.events)
             self.actions = Actions(
                 self._store,
                 lambda: self._config,
@@ -201,6 +203,7 @@ class Daemon:
             self._mind_alerts()
             self._mind_models()
             self.actions.resume(now)
+        self._live.look(now, time.time())
         # Files that settle will be work in a moment: the models may load meanwhile.
         wanted = self._work_due or any(watch.settling for watch in self._watches)
         self._supervisor.step(now, wanted=wanted, allowed=self._why_not() is None)
@@ -408,6 +411,10 @@ class Daemon:
             models_loaded=self._supervisor.running,
             left_out=self._models_in_use()[1],
             tracks_done=self._count_done(),
+            in_hand=self._live.in_hand(),
+            per_minute=self._live.per_minute(time.time()),
+            seconds_left=self._live.seconds_left(time.time(), counts),
+            operations=self.actions.operations.unfinished,
             since=self._started,
         )
 
@@ -434,12 +441,14 @@ class Daemon:
         """Stop after the tracks in hand."""
         log.info("paused")
         self._paused = True
+        self.events.publish("state", {"state": "paused"})
         self._poke()
 
     def resume(self) -> None:
         """Go on."""
         log.info("going on")
         self._paused = False
+        self.events.publish("state", {"state": "resumed"})
         self._poke()
 
     def reclassify(self, selection: Selection, dry_run: bool) -> ReclassifyResult:

@@ -95,14 +95,18 @@ class Operations:
         progress = Progress(self, operation)
         with self._lock:
             self._forget(now)
-            running = sum(one.operation.finished is None for one in self._known.values())
-            if self._stopping or running >= MAX_RUNNING:
+            if self._stopping or self.unfinished >= MAX_RUNNING:
                 raise ConfigError("too much is asked for at once: wait until some of it is done")
             self._known[operation.id] = progress
             self._queues[writes].put((progress, work))
             if not self._threads:
                 self._start_threads()
         return progress.operation
+
+    @property
+    def unfinished(self) -> int:
+        """Count those that are not done."""
+        return sum(one.operation.finished is None for one in list(self._known.values()))
 
     def find(self, operation_id: str) -> Operation | None:
         """Return how far an operation is; None if it is not known (any more)."""
