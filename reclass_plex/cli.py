@@ -19,6 +19,7 @@ import typer
 
 from reclass_plex import (
     changes,
+    cli_access,
     cli_daemon,
     cli_dataset,
     cli_evaluate,
@@ -69,6 +70,8 @@ app.add_typer(cli_learn.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_history.app)
 app.add_typer(cli_daemon.app)
+app.add_typer(cli_access.app)
+app.add_typer(cli_access.tokens, name="token")
 
 TOP = 3  # genres shown of each verdict
 
@@ -318,7 +321,11 @@ def init(
         with suppress(typer.Exit):  # a file that fails is named, and is no fault here
             tag(list(files), dry_run=True, verbose=True, config_file=config_file)
 
-    wizard.run_init(given, ask, config_file=config_file, dry_run=dry_run if attended else None)
+    written = wizard.run_init(
+        given, ask, config_file=config_file, dry_run=dry_run if attended else None
+    )
+    if written is not None:
+        cli_access.offer_password(written.config)
 
 
 @app.command("doctor")

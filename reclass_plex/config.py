@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
     StringConstraints,
     ValidationError,
 )
@@ -167,11 +168,26 @@ class ScheduleOptions(Options):
     keep_undo_days: int | None = Field(default=None, ge=1)
 
 
+class TrustedProxy(Options):
+    """A reverse proxy that signs people in itself. See `service.web.access`.
+
+    From its `addresses` (or networks) X-Forwarded-For and X-Forwarded-Proto are believed, and who
+    it names in `user_header`, if that is set, is signed in.
+    """
+
+    addresses: tuple[IPvAnyNetwork, ...] = Field(min_length=1)
+    user_header: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9-]*$")
+
+
 class WebOptions(Options):
-    """Where the daemon listens for webhooks and for the command line. See `service.web`."""
+    """Where the daemon answers webhooks, the command line, and people. See `service.web`."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8787, ge=0, le=65535)
+    names: tuple[
+        Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")], ...
+    ] = ()
+    trusted_proxy: TrustedProxy | None = None
 
 
 class NotifyOptions(Options):

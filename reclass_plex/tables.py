@@ -237,6 +237,21 @@ jobs = sa.Table(
     sa.Index("ix_jobs_changed", "changed"),
 )
 
+web_keys = sa.Table(
+    "web_keys",  # by what the daemon's web interface knows who asks; see reclass_plex.web_keys
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("hash", sa.Text, nullable=False, unique=True),  # SHA-256; the key is kept nowhere
+    sa.Column("kind", sa.Text, nullable=False),  # session, token, link
+    sa.Column("name", sa.Text, nullable=False),  # a token's; a session's browser
+    sa.Column("scope", sa.Text, nullable=False),  # read, write
+    sa.Column("address", sa.Text),  # from where a session was begun
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("used", sa.Float, nullable=False),  # last, within some minutes
+    sa.Column("expires", sa.Float),
+    sa.Index("ix_web_keys_kind", "kind", "used"),
+)
+
 plex_wanted = sa.Table(
     "plex_wanted",  # what shall stand in Plex
     metadata,

@@ -31,6 +31,7 @@ from reclass_plex.files import open_lock
 from reclass_plex.hours import quiet_until
 from reclass_plex.jobs import Job, Jobs, State
 from reclass_plex.notices import Notices, Problem
+from reclass_plex.password import has_password
 from reclass_plex.plex import Plex
 from reclass_plex.reconcile import reconcile
 from reclass_plex.remote import (
@@ -382,7 +383,10 @@ class Daemon:
     def _serve(self, stack: ExitStack, store_path: Path) -> None:
         token = secrets.token_urlsafe(24)
         key = webhook_key(store_path)
-        app = create_app(self, webhook_key=key, api_token=token, host=self._config.web.host)
+        options = self._config.web
+        if not has_password(store_path):
+            log.warning("no password is set for the dashboard: reclass-plex password sets one")
+        app = create_app(self, self._store, webhook_key=key, api_token=token, options=options)
         server = WebServer(app, self._config.web)
         server.start()
         stack.callback(server.stop)

@@ -36,7 +36,8 @@ from reclass_plex.selection import Selection
 from reclass_plex.store import Store
 from service.hints import Hint
 from service.web import server as server_module
-from service.web.app import MAX_BODY, create_app
+from service.web.app import create_app
+from service.web.gate import MAX_BODY
 from service.web.server import MAX_CONNECTIONS, WebServer
 
 KEY = "Z9-an_unguessable-key"
@@ -109,7 +110,7 @@ class Daemon:
 def serving(daemon: Daemon, options: WebOptions = LOCAL) -> Iterator[WebServer]:
     """Serve; when it ends no thread may be left."""
     before = set(threading.enumerate())
-    app = create_app(daemon, webhook_key=KEY, api_token=TOKEN, host=options.host)
+    app = create_app(daemon, daemon.store, webhook_key=KEY, api_token=TOKEN, options=options)
     server = WebServer(app, options)
     server.start()
     try:
@@ -364,7 +365,7 @@ def test_nothing_without_the_token(
 def test_an_empty_secret_is_no_secret(daemon: Daemon) -> None:
     for key, token in (("", TOKEN), (KEY, "")):
         with pytest.raises(ValueError, match="must not be empty"):
-            create_app(daemon, webhook_key=key, api_token=token)
+            create_app(daemon, daemon.store, webhook_key=key, api_token=token)
 
 
 @pytest.mark.parametrize(
@@ -507,7 +508,7 @@ def test_garbage_ends_its_own_connection_only(shared: WebServer, garbage: bytes)
 
 
 def test_a_taken_port_is_a_matter_of_configuration(server: WebServer, daemon: Daemon) -> None:
-    app = create_app(daemon, webhook_key=KEY, api_token=TOKEN)
+    app = create_app(daemon, daemon.store, webhook_key=KEY, api_token=TOKEN)
     with pytest.raises(ConfigError, match=rf"web\.port: has value {server.port}.*in use"):
         WebServer(app, WebOptions(port=server.port)).start()
     with pytest.raises(ConfigError, match=r"web\.host: has value 'no-such-host\.invalid'"):

@@ -201,6 +201,19 @@ def upgrade() -> None:
     )
     op.create_index("ix_decisions_open", "decisions", ["id"], sqlite_where=sa.text("open <> '[]'"))
     op.create_table(
+        "web_keys",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("hash", sa.Text, nullable=False, unique=True),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("scope", sa.Text, nullable=False),
+        sa.Column("address", sa.Text),
+        sa.Column("created", sa.Float, nullable=False),
+        sa.Column("used", sa.Float, nullable=False),
+        sa.Column("expires", sa.Float),
+    )
+    op.create_index("ix_web_keys_kind", "web_keys", ["kind", "used"])
+    op.create_table(
         "plex_wanted",
         sa.Column("path", sa.LargeBinary, primary_key=True),
         sa.Column("genres", sa.Text, nullable=False),
