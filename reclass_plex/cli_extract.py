@@ -63,7 +63,7 @@ def extract(
     ],
     features: Annotated[
         str,
-        typer.Option(help="Separated by commas: fma, fma-windows, musicnn, mert, jmla, clap."),
+        typer.Option(help="Separated by commas: fma, fma-windows, musicnn, mel, mert, jmla, clap."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the features; one is made for each set.")],
     jobs: Annotated[

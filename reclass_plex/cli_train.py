@@ -44,7 +44,8 @@ def train(
     approach: Annotated[
         str | None,
         typer.Option(
-            help="baseline, xgboost, fma-mlp, musicnn, mert, jmla, fusion or progressive.",
+            help="baseline, xgboost, fma-mlp, musicnn, mert, jmla, cnn, transfer, fusion or"
+            " progressive.",
             show_default=False,
         ),
     ] = None,
@@ -79,6 +80,12 @@ def train(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Windows a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Transfer begins as MusiCNN's msd, mtt, or both.")
+    ] = None,
+    unfreeze: Annotated[
+        str | None, typer.Option(help="Transfer: top, or all: MusiCNN's front end learns, too.")
+    ] = None,
     class_weights: Annotated[
         str | None, typer.Option(help="none, or balanced: rare labels count as common ones.")
     ] = None,
@@ -108,7 +115,9 @@ def train(
             raise ConfigError("say --approach and --out, or --resume a run")
         folder = full_path(out)
         if approach == progressive_run.NAME:
-            if csv or hidden or epochs or learning_rate or class_weights or protocol == "split":
+            if protocol == "split" or any(
+                (csv, hidden, epochs, learning_rate, class_weights, backbone, unfreeze)
+            ):
                 raise ConfigError("--approach progressive takes --table, --folds and --seed only")
             _start_progressive(folder, table or [], folds, seed, device, threads, licence)
             _finish_progressive(folder, install, config_file, as_json=as_json)
@@ -119,6 +128,8 @@ def train(
             "epochs": epochs,
             "batch": batch,
             "learning_rate": learning_rate,
+            "backbone": backbone,
+            "unfreeze": unfreeze,
             "class_weights": class_weights,
             "seed": seed,
         }

@@ -1,12 +1,14 @@
 """Heads: from a window's features to calibrated probabilities of genres.
 
 A head standardises its input, (x - mean) / deviation, limits it where the card says so, and passes
-it to one of four classifiers (`kind`). Where it has `quantiles`, each feature is first replaced by
+it to one of five classifiers (`kind`). Where it has `quantiles`, each feature is first replaced by
 its normal score (`normal_scores`), which tames features of any distribution.
 
 - logistic: softmax(z W + b);
 - mlp: linear layers with ReLU between them;
 - xgboost: boosted trees, stored as XGBoost's own JSON;
+- network: a whole network (`networks`), which hears a spectrogram or hidden states and standardises
+  for itself; what it began as is in the card's notes;
 - tags: a logistic one for the k known genres, and further genres known only by an encoder's tags.
   With p the known genres' probabilities, the logits are [log p, z V + c - p M]: the tags of a
   further genre must exceed what is usual (M) for the known genre that the window resembles.
@@ -34,10 +36,12 @@ from torch import Tensor
 from reclass_plex.encoders import Readout
 from reclass_plex.errors import ModelError, printable
 from reclass_plex.models import check_shapes, load_tensors
+from reclass_plex.networks import NetworkSpec, ask_network, restore_network, tensor_shapes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+GIVEN = {"mean", "deviation", "quantiles", "input_mean", "input_deviation", "input_norm", "sign"}
 CARD, TENSORS, TREES = "card.json", "head.safetensors", "trees.json"
 
 
@@ -61,7 +65,7 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str
-    kind: Literal["logistic", "mlp", "xgboost", "tags"]
+    kind: Literal["logistic", "mlp", "xgboost", "tags", "network"]
     taxonomy: str
     genres: tuple[str, ...] = Field(min_length=2)
     features: str  # fma518, musicnn-msd, musicnn, or the name of a fetched encoder
@@ -76,6 +80,7 @@ class ModelCard(BaseModel):
     sharpness: float = Field(default=1.0, gt=0)  # of several windows, see evidence.pool_windows
     hidden: tuple[int, ...] = ()  # widths of an mlp's inner layers
     trees_sha256: str | None = None  # of an xgboost head's trees.json, set when it is saved
+    network: NetworkSpec | None = None  # of that kind
     known: int | None = None  # of a tags head: how many genres, the first ones, are supervised
     training_data: str
     licence: str  # of the training data, and what follows for this head
@@ -94,6 +99,12 @@ class ModelCard(BaseModel):
             raise ValueError("rests_on must name exactly the genres")
         if (self.kind == "tags") != (self.known is not None):
             raise ValueError("'known' belongs to a tags head, and only there")
+        if (self.kind == "network") != (self.network is not None):
+            raise ValueError("'network' belongs to a head of that kind, and only there")
+        if self.network is not None and (
+            self.network.dims != self.dims or self.quantiles is not None or self.limit is not None
+        ):
+            raise ValueError("'network' takes as many numbers as 'dims', as they are")
         if self.known is not None and not 2 <= self.known < len(self.genres):
             raise ValueError("'known' must leave at least one genre to the tags")
         return self
@@ -101,6 +112,8 @@ class ModelCard(BaseModel):
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes that `head.safetensors` must hold."""
         d, k = self.dims, len(self.genres)
+        if self.network is not None:
+            return tensor_shapes(self.network, k)
         shapes: dict[str, tuple[int, ...]] = {"mean": (d,), "deviation": (d,)}
         if self.quantiles is not None:
             shapes["quantiles"] = (d, self.quantiles)
@@ -129,7 +142,7 @@ class Head:
         if quantiles is not None and quantiles.ndim == 2 and card.quantiles is None:
             card = card.model_copy(update={"quantiles": quantiles.shape[-1]})
         check_shapes(tensors, card.tensor_shapes())
-        if bool((tensors["deviation"] <= 0).any()):
+        if card.kind != "network" and bool((tensors["deviation"] <= 0).any()):
             raise ModelError("deviation holds values that are not positive")
         if quantiles is not None and not bool((quantiles.diff(dim=1) >= 0).all()):
             raise ModelError("quantiles do not ascend")
@@ -144,6 +157,11 @@ class Head:
         self.card = card
         self._tensors = {name: tensor.float() for name, tensor in tensors.items()}
         self._trees = trees
+        self._network = (
+            None
+            if card.network is None
+            else restore_network(card.network, len(card.genres), self._tensors)
+        )
         self._booster: Any = None if trees is None else _load_booster(trees, card)
 
     @torch.no_grad()
@@ -153,6 +171,9 @@ class Head:
             shape = tuple(features.shape)
             raise ValueError(f"{self.card.name} takes (n, {self.card.dims}) features, not {shape}")
         x = features.float()
+        if self._network is not None and self.card.network is not None:
+            logits = ask_network(self._network, self.card.network, x)
+            return torch.softmax(logits / self.card.temperature, 1)
         if self.card.quantiles is not None:
             x = normal_scores(x, self._tensors["quantiles"])
         z = (x - self._tensors["mean"]) / self._tensors["deviation"]
@@ -192,6 +213,12 @@ class Head:
             (folder / TREES).write_text(self._trees, encoding="utf-8")
         card = self.card.model_dump_json(indent=2) + "\n"
         (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def is_learned(name: str) -> bool:
+    """Say whether a tensor of a head was learned, and is no statistic of what it hears."""
+    last = name.rpartition(".")[2]
+    return last not in GIVEN and not last.startswith("running_")
 
 
 def quantile_levels(count: int) -> Tensor:

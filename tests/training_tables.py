@@ -65,7 +65,7 @@ def make_table(
 
 
 def write_folder(table: FeatureTable, folder: Path) -> Path:
-    """Write a table of single labels as `reclass-plex extract` leaves it."""
+    """Write a table as `reclass-plex extract` leaves it."""
     folder.mkdir(parents=True)
     np.save(folder / ROWS, table.rows)
     np.save(folder / RECORDING, table.recording)
@@ -74,18 +74,19 @@ def write_folder(table: FeatureTable, folder: Path) -> Path:
         plan=Plan(
             collection=table.collection, recordings="", features=table.name,
             table_name=table.name, excerpt=table.excerpt, rate=table.rate,
-            window_seconds=table.window_seconds, layers=table.layers, dtype="float32",
+            window_seconds=table.window_seconds, layers=table.layers,
+            dtype="float16" if table.rows.dtype == np.float16 else "float32",
             device="cpu", precision="float32", versions=dict(table.versions),
         ),
         labels=table.label_names,
-        multi_label=False,
+        multi_label=table.multi_label,
         groups_are_artists=table.groups_are_artists,
         licence=table.licence,
         shape=table.rows.shape,
         files={name: hash_file(folder / name) for name in (ROWS, RECORDING)},
         recordings=tuple(
             Entry(
-                key=key, labels=(table.label_names[int(table.labels[i])],), group=table.groups[i],
+                key=key, labels=_labels(table, i), group=table.groups[i],
                 split=table.splits[i], audio="", rows=int(counts[i]),
             )
             for i, key in enumerate(table.keys)
@@ -94,6 +95,12 @@ def write_folder(table: FeatureTable, folder: Path) -> Path:
     )  # fmt: skip
     (folder / MANIFEST).write_text(manifest.model_dump_json())
     return folder
+
+
+def _labels(table: FeatureTable, recording: int) -> tuple[str, ...]:
+    if not table.multi_label:
+        return (table.label_names[int(table.labels[recording])],)
+    return tuple(table.label_names[j] for j in np.flatnonzero(table.labels[recording]))
 
 
 def write_csv(table: FeatureTable, path: Path) -> Path:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -275,6 +275,50 @@ class _TemporalBranch(nn.Module):
         return rectified
 
 
+class FrozenFront:
+    """The front end alone, fast, for a network whose other parts learn.
+
+    `kernels` are (7, k, C) or (k, 1, C), in the order of the branches, and hold the `sign` of their
+    norms already; `norms` are scale, shift, bias and sign, (C,) each.
+    """
+
+    def __init__(
+        self, kernels: Sequence[Tensor], norms: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]
+    ) -> None:
+        with torch.no_grad():
+            dft = torch.fft.rfft(torch.eye(N_MELS, dtype=torch.float64))
+            self._dft = torch.stack([dft.real, dft.imag]).float()
+            self._timbral: list[_TimbralBranch] = []
+            self._temporal: list[_TemporalBranch] = []
+            for kernel, (scale, shift, bias, sign) in zip(kernels, norms, strict=True):
+                rectified = _Rectified(scale.clone(), shift.clone(), (bias * sign).clone())
+                if kernel.shape[1] > 1:
+                    self._timbral.append(_TimbralBranch(kernel * sign, rectified))
+                else:
+                    self._temporal.append(_TemporalBranch(kernel * sign, rectified))
+
+    @torch.no_grad()
+    def __call__(self, patches: Tensor) -> Tensor:
+        """Return the channels (n, C, 187) of normalised patches (n, 187, 96), on the CPU."""
+        return torch.stack([self._one(patch) for patch in patches]).transpose(1, 2)
+
+    def _one(self, patch: Tensor) -> Tensor:
+        return _front_end(patch, self._dft, self._timbral, self._temporal)
+
+
+def _front_end(
+    patch: Tensor, dft: Tensor, timbral: Iterable[nn.Module], temporal: Iterable[nn.Module]
+) -> Tensor:
+    """Return the live channels (187, live) for one normalised patch (187, 96)."""
+    # One patch at a time: its intermediate results stay in the processor's cache.
+    padded = functional.pad(patch, (0, 0, TIMBRAL_PADDING, TIMBRAL_PADDING))
+    spectrum = (padded @ dft).unfold(1, TIMBRAL_TAPS, 1)  # (2, 187, bins, 7)
+    spectrum = spectrum.permute(2, 1, 0, 3).reshape(N_BINS, PATCH_FRAMES, -1)
+    bands = patch.T.contiguous()
+    channels = [branch(spectrum) for branch in timbral]
+    return torch.cat(channels + [branch(bands) for branch in temporal], 1)
+
+
 class _MidLayer(nn.Module):
     """A convolution of 7 frames x all channels to 64, ReLU, batch norm.
 
@@ -414,13 +458,7 @@ class Musicnn(nn.Module):
 
     def _front_end(self, patch: Tensor) -> Tensor:
         """Return the live channels (187, live) for one normalised patch (187, 96)."""
-        # One patch at a time: its intermediate results stay in the processor's cache.
-        padded = functional.pad(patch, (0, 0, TIMBRAL_PADDING, TIMBRAL_PADDING))
-        spectrum = (padded @ self.dft).unfold(1, TIMBRAL_TAPS, 1)  # (2, 187, bins, 7)
-        spectrum = spectrum.permute(2, 1, 0, 3).reshape(N_BINS, PATCH_FRAMES, -1)
-        bands = patch.T.contiguous()
-        timbral = [branch(spectrum) for branch in self.timbral]
-        return torch.cat(timbral + [branch(bands) for branch in self.temporal], 1)
+        return _front_end(patch, self.dft, self.timbral, self.temporal)
 
 
 @functools.cache

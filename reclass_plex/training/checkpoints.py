@@ -15,6 +15,7 @@ from typing import Any
 
 from reclass_plex.errors import ConfigError, FileError, Unreadable
 from reclass_plex.files import naming_errors
+from reclass_plex.networks import parse_spec
 from reclass_plex.training.approaches.base import Model, Round, State
 
 FACTS = "facts"
@@ -98,6 +99,7 @@ def model_state(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
         "limit": model.limit,
         "layer_weights": list(model.layer_weights),
         "trees": model.trees,
+        "network": None if model.network is None else model.network.model_dump(mode="json"),
     }
     return dict(model.tensors), facts
 
@@ -106,11 +108,13 @@ def restore_model(state: State) -> Model:
     """Return the model of `model_state`. Raises ConfigError."""
     facts = state.facts
     try:
+        network = facts["network"]
         return Model(
             facts["kind"], state.tensors, tuple(facts["hidden"]), facts["limit"],
             tuple(facts["layer_weights"]), facts["trees"],
+            None if network is None else parse_spec(network),
         )  # fmt: skip
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"a model was kept in a form that is not known: {error}") from None
 
 

@@ -36,7 +36,7 @@ from reclass_plex.training.run_outputs import (
     write_predictions,
 )
 from reclass_plex.training.splits import LEAK
-from reclass_plex.training.table import ROWS_AT_ONCE, FeatureTable, Rows, check_finite
+from reclass_plex.training.table import FeatureTable, Rows, check_finite, rows_at_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,9 @@ def _load_tagger(folder: Path) -> Trained:
 def _log_probabilities(head: Head, rows: Rows) -> Floats:
     parts = []
     readout = head.card.readout or Readout()
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        x = torch.from_numpy(np.array(rows[start : start + ROWS_AT_ONCE]))
+    step = rows_at_once(rows)
+    for start in range(0, len(rows), step):
+        x = torch.from_numpy(np.array(rows[start : start + step], np.float32))
         if x.ndim == 3:
             x = readout.combine(x, readout.layers)
         parts.append(head.predict(x).double().clamp(min=1e-12).log().numpy())

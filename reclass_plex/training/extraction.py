@@ -29,7 +29,7 @@ from reclass_plex.models.installed import hash_file
 from reclass_plex.records import Excerpt
 from reclass_plex.training.datasets.collection import Collection, Split
 from reclass_plex.training.extraction_sets import Dtype, FeatureSet, Precision
-from reclass_plex.training.table import ROWS_AT_ONCE, FeatureTable
+from reclass_plex.training.table import LONG_ROW, ROWS_AT_ONCE, FeatureTable
 
 MANIFEST, ROWS, RECORDING = "manifest.json", "rows.npy", "recording.npy"
 WORK = ".parts"
@@ -157,7 +157,8 @@ def check_digests(folder: Path, manifest: Manifest) -> None:
 def read_table(folder: Path) -> FeatureTable:
     """Return finished features as a table. Raises ConfigError or FileError, naming the folder.
 
-    Rows in float32 are mapped, not read; those in float16 are widened in memory.
+    Rows in float32 are mapped, not read; those in float16 are widened in memory, but for rows so
+    long that it would be filled: they are mapped as they are.
     """
     manifest = read_manifest(folder)
     plan = manifest.plan
@@ -176,7 +177,7 @@ def read_table(folder: Path) -> FeatureTable:
         labels = np.array([place[entry.labels[0]] for entry in entries], np.int64)
     return FeatureTable(
         name=plan.table_name,
-        rows=rows if rows.dtype == np.float32 else _widened(rows),
+        rows=rows if rows.dtype == np.float32 or rows.shape[-1] >= LONG_ROW else _widened(rows),
         recording=np.asarray(recording),
         keys=tuple(entry.key for entry in entries),
         labels=labels,

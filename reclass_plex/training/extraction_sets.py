@@ -4,6 +4,8 @@
                  published table was made (see `features.fma` for the quirk of that rate)
     fma-windows  the same of windows of 3 s at 22,050 Hz: what the shipped heads hear
     musicnn      both checkpoints side by side, windows of 3 s
+    mel          log-mel spectrograms of the same windows, as MusiCNN hears them: 187 frames of 96
+                 bands, one after the other. For networks that learn from sound
     mert         mert-95m or mert-330m: every hidden layer's mean over time, since training learns
                  their weights; windows of 5 s
     jmla, clap   one vector a window of 30 s or 10 s
@@ -29,13 +31,14 @@ if TYPE_CHECKING:
     from reclass_plex.device import Device
 
 VERSION = 1  # of what is computed here: raise it when rows may change
-WINDOW_SECONDS = 3.0  # of fma-windows and musicnn
+WINDOW_SECONDS = 3.0  # of fma-windows, musicnn and mel
 ALIASES = {"mert": "mert-95m"}
 ENCODERS = ("mert-95m", "mert-330m", "jmla", "clap")
 LIGHT_RATES: Mapping[str, int | Literal["native"]] = {
     "fma": "native",
     "fma-windows": 22_050,
     "musicnn": 16_000,
+    "mel": 16_000,
 }
 NAMES = (*LIGHT_RATES, *ENCODERS)
 WINDOWS_AT_ONCE = 8  # through an encoder: a fixed number, as sums may differ with a batch's size
@@ -113,7 +116,7 @@ def _describe(
         whole = excerpt.seconds or MAX_FULL_SECONDS
         return FeatureSet(
             name=name,
-            table_name="musicnn" if name == "musicnn" else "fma518",
+            table_name=name if name in {"musicnn", "mel"} else "fma518",
             rate=LIGHT_RATES[name],
             window_seconds=whole if name == "fma" else WINDOW_SECONDS,
             layers=(),
@@ -201,6 +204,8 @@ def load_extractor(features: FeatureSet) -> Extract:
         return _fma_windows
     if features.name == "musicnn":
         return _musicnn
+    if features.name == "mel":
+        return _mel
     import torch
 
     from reclass_plex.device import device_errors, run_in_halves
@@ -243,6 +248,16 @@ def _musicnn(waveform: Waveform) -> FloatArray:
     from reclass_plex.training.extract import musicnn_features
 
     return musicnn_features(waveform, _fitting(waveform))
+
+
+def _mel(waveform: Waveform) -> FloatArray:
+    import torch
+
+    from reclass_plex.audio import resample
+    from reclass_plex.encoders.musicnn import RATE, log_mel_patches
+
+    samples = torch.from_numpy(resample(waveform, RATE).samples)
+    return log_mel_patches(samples, _fitting(waveform)).flatten(1).numpy()
 
 
 def _fitting(waveform: Waveform) -> int:

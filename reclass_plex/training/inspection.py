@@ -8,12 +8,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from reclass_plex.errors import ModelError, ReclassError, printable
-from reclass_plex.heads import CARD, TENSORS, load_card, load_head
+from reclass_plex.heads import CARD, TENSORS, is_learned, load_card, load_head
 from reclass_plex.models import load_catalogue, models_folder, why_missing
 from reclass_plex.training.evaluating import load_trained
 from reclass_plex.training.run_outputs import TAGGER
 
-BUNDLED = ("fma518", "musicnn-msd", "musicnn")  # features that need nothing to be fetched
+BUNDLED = ("fma518", "musicnn-msd", "musicnn", "mel")  # features that need nothing to be fetched
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def _parameters(path: Path) -> int:
     """Return how many numbers were learned."""
     try:
         with safe_open(path, "pt") as file:
-            given = {"mean", "deviation", "quantiles"}
-            names = [n for n in file.keys() if n.rpartition(".")[2] not in given]  # noqa: SIM118
+            names = [name for name in file.keys() if is_learned(name)]  # noqa: SIM118
             return sum(file.get_tensor(name).numel() for name in names)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{printable(path)}: cannot be read: {error}") from error

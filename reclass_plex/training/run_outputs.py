@@ -27,7 +27,7 @@ from reclass_plex.training.table_csv import SEPARATOR
 
 METRICS, COST, PREDICTIONS = "metrics.json", "cost.json", "predictions.csv"
 RECORDINGS, LOG, TAGGER = "recordings.csv", "log.csv", "tagger.safetensors"
-TIMED_ROWS = 1000
+TIMED_ROWS, TIMED_WINDOWS = 1000, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +104,7 @@ def make_head(out: Outputs) -> Head:
             temperature=out.calibration.temperature,
             sharpness=out.calibration.sharpness,
             hidden=model.hidden,
+            network=model.network,
             training_data=f"{collection}: {len(table)} recordings",
             licence=config.licence or table.licence or "not stated by the data",
             split=out.division.protocol,
@@ -173,7 +174,8 @@ def write_predictions(path: Path, answers: Answers) -> None:
 
 def measure_cost(out: Outputs) -> dict[str, Any]:
     """Return what the fit took, and what an answer takes, features not counted."""
-    rows = np.asarray(out.table.rows[: min(TIMED_ROWS, len(out.table.rows))])
+    most = TIMED_ROWS if out.model.network is None else TIMED_WINDOWS
+    rows = np.asarray(out.table.rows[: min(most, len(out.table.rows))])
     started = time.perf_counter()
     out.model.logits(rows)
     seconds = time.perf_counter() - started

@@ -162,7 +162,7 @@ class _Work:
             both = np.sort(np.concatenate([fold.train, fold.tune]))
             fit = self._fit(f"fold-{number + 1}", both, None, tuning.rounds)
         tuned, asked = (
-            fit.model.logits(self.table.rows[_rows_of(self.table, part)])
+            fit.model.logits(self.table.rows, _rows_of(self.table, part))
             for part in (fold.tune, fold.ask)
         )
         return FoldResult(fit, tuning, tuned, asked)

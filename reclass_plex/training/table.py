@@ -4,15 +4,17 @@ A table holds the windows of labelled recordings as numbers. `extraction.read_ta
 one from what `reclass-plex extract` wrote, `table_csv.read_csv_table` one from a CSV file.
 
 Conventions: n windows of r recordings with k labels; a window's row is (d,) or, of an encoder with
-several layers, (layers, d), float32. The rows may be memory-mapped: read them in parts.
+several layers, (layers, d), float32; or float16 where a row is a whole spectrogram or a window's
+hidden states, which memory does not hold twice. The rows may be memory-mapped: read them in parts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +22,12 @@ import numpy.typing as npt
 from reclass_plex.errors import ConfigError
 from reclass_plex.training.datasets.collection import Split
 
-Rows = npt.NDArray[np.float32]
+Rows = npt.NDArray[Any]  # float32, or float16: see above
 Indices = npt.NDArray[np.int64]
 
 ROWS_AT_ONCE = 4096  # read from a memory-mapped table
+LONG_ROW = 8192  # numbers: a spectrogram, or hidden states
+NUMBERS_AT_ONCE = 2**24  # and no more than so many numbers: 64 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +82,8 @@ class FeatureTable:
             return f"rows have shape {self.rows.shape} with {len(self.layers)} layers"
         if self.layers and self.rows.shape[1] != len(self.layers):
             return f"rows have {self.rows.shape[1]} layers, not {len(self.layers)}"
-        if self.rows.dtype != np.float32:
-            return f"rows are {self.rows.dtype}, not float32"
+        if self.rows.dtype not in (np.float32, np.float16):
+            return f"rows are {self.rows.dtype}, neither float32 nor float16"
         if n == 0 or self.dims == 0:
             return "it is empty"
         if self.recording.shape != (n,):
@@ -102,10 +106,16 @@ class FeatureTable:
         return None
 
 
+def rows_at_once(rows: Rows) -> int:
+    """Return how many rows are read at once."""
+    return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // math.prod(rows.shape[1:])))
+
+
 def check_finite(table: FeatureTable) -> None:
     """Raise ConfigError, naming a recording, if any feature is NaN or infinite."""
-    for start in range(0, len(table.rows), ROWS_AT_ONCE):
-        part = table.rows[start : start + ROWS_AT_ONCE]
+    step = rows_at_once(table.rows)
+    for start in range(0, len(table.rows), step):
+        part = table.rows[start : start + step]
         bad = ~np.isfinite(part.reshape(len(part), -1)).all(1)
         if bad.any():
             row = start + int(bad.argmax())
@@ -123,8 +133,9 @@ def fingerprint(table: FeatureTable) -> str:
     digest.update(repr((words, table.rows.shape)).encode())
     digest.update(np.ascontiguousarray(table.labels).tobytes())
     digest.update(np.ascontiguousarray(table.recording).tobytes())
-    for start in range(0, len(table.rows), ROWS_AT_ONCE):
-        digest.update(np.ascontiguousarray(table.rows[start : start + ROWS_AT_ONCE]).tobytes())
+    step = rows_at_once(table.rows)
+    for start in range(0, len(table.rows), step):
+        digest.update(np.ascontiguousarray(table.rows[start : start + step]).tobytes())
     return digest.hexdigest()
 
 

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reclass_plex.errors import ConfigError
 from reclass_plex.training.approaches.base import Approach
-from reclass_plex.training.table import FeatureTable
+from reclass_plex.training.table import LONG_ROW, FeatureTable
+
+MEL = "mel"  # log-mel windows, as MusiCNN hears them
 
 
 class Settings(BaseModel):
@@ -34,6 +36,12 @@ class Settings(BaseModel):
     limit: float = Field(default=4.0, gt=0)
     quantiles: int | None = Field(default=None, ge=2)  # give each feature a normal distribution
     depth: int = Field(default=4, gt=0, le=16)
+    width: int = Field(default=24, gt=0, le=512)  # channels of the cnn's first stage
+    backbone: Literal["msd", "mtt", "both"] = "both"  # MusiCNN's checkpoints
+    unfreeze: Literal["top", "all"] = "top"  # all: MusiCNN's front end learns, too
+    body_rate: float = Field(default=0.1, gt=0)  # times the rate, for what was trained before
+    disturb: bool = True  # spectrograms: SpecAugment
+    average: float = Field(default=0.25, ge=0, lt=1)  # share of the epochs: SWA
     class_weights: Literal["none", "balanced"] = "none"
     seed: int = Field(default=0, ge=0)
     amp: bool = True
@@ -44,7 +52,7 @@ class Recipe:
     """An approach: the features it reads begin with one of `reads` (any, if empty)."""
 
     purpose: str
-    learner: Literal["centroid", "trees", "network"]
+    learner: Literal["centroid", "trees", "network", "cnn", "transfer"]
     reads: tuple[str, ...] = ()
     joins: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -70,6 +78,18 @@ APPROACHES: Mapping[str, Recipe] = {
     ),
     "jmla": Recipe(
         "a head on JMLA, its layers' weights learned", "network", ("jmla",), defaults=_ON_EMBEDDINGS
+    ),
+    "transfer": Recipe(
+        "MusiCNN learns on, from spectrograms",
+        "transfer",
+        (MEL,),
+        defaults={"epochs": 20, "patience": 5, "batch": 32, "mixup": 0.2},
+    ),
+    "cnn": Recipe(
+        "a residual network that learns from spectrograms alone",
+        "cnn",
+        (MEL,),
+        defaults={"epochs": 40, "batch": 32, "dropout": 0.3, "learning_rate": 2e-3},
     ),
     "fusion": Recipe(
         "one network on the features of several tables",
@@ -103,6 +123,11 @@ def find_approach(name: str) -> Recipe:
 def check_table(name: str, table: FeatureTable) -> None:
     """Raise ConfigError if an approach cannot read a table's features."""
     recipe = find_approach(name)
+    if not recipe.reads and table.dims >= LONG_ROW:
+        raise ConfigError(
+            f"--approach {name}: {table.name} is no vector but a whole window of it: take cnn or"
+            " transfer, or other features"
+        )
     if recipe.reads and not table.name.startswith(recipe.reads):
         raise ConfigError(
             f"--approach {name} reads features of {' or '.join(recipe.reads)}, not {table.name}:"
@@ -122,6 +147,8 @@ def build(name: str, settings: Settings, *, device: str, threads: int) -> Approa
         from reclass_plex.training.approaches.boosted import BoostedTrees
 
         return BoostedTrees(s.epochs, s.patience, s.learning_rate, s.depth, s.seed, threads, device)
+    if learner in {"cnn", "transfer"}:
+        return _deep(learner, s, device)
     from reclass_plex.training.approaches.descent import DescentApproach
     from reclass_plex.training.approaches.logistic import LogisticApproach
     from reclass_plex.training.approaches.network import NetworkOptions
@@ -129,3 +156,19 @@ def build(name: str, settings: Settings, *, device: str, threads: int) -> Approa
     names = NetworkOptions.__dataclass_fields__.keys() - {"device"}
     options = NetworkOptions(**{name: getattr(s, name) for name in names}, device=device)
     return DescentApproach(options) if s.hidden else LogisticApproach(options)
+
+
+def _deep(learner: str, settings: Settings, device: str) -> Approach:
+    from reclass_plex.training.approaches import beginnings
+    from reclass_plex.training.approaches.base import Examples
+    from reclass_plex.training.approaches.deep import Beginning, DeepApproach, DeepOptions
+
+    names = DeepOptions.__dataclass_fields__.keys() - {"device"}
+    options = DeepOptions(**{name: getattr(settings, name) for name in names}, device=device)
+
+    def begin(train: Examples) -> Beginning:
+        if learner == "cnn":
+            return beginnings.begin_resnet(train, settings.width)
+        return beginnings.begin_musicnn(settings.backbone, settings.unfreeze == "all")
+
+    return DeepApproach(options, begin)

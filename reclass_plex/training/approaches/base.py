@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
@@ -16,11 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from reclass_plex.heads import normal_scores, quantile_levels
+from reclass_plex.heads import is_learned, normal_scores, quantile_levels
+from reclass_plex.networks import NetworkSpec, ask_network, restore_network
 from reclass_plex.training.metrics import Floats, Labels
-from reclass_plex.training.table import ROWS_AT_ONCE, Rows
+from reclass_plex.training.table import ROWS_AT_ONCE, Rows, rows_at_once
 
-Kind = Literal["logistic", "mlp", "xgboost"]
+Kind = Literal["logistic", "mlp", "xgboost", "network"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class Examples:
 
     def take(self, chosen: Labels) -> Rows:
         """Return some examples' rows; `chosen` are positions in `index`."""
-        return np.asarray(self.rows[self.index[chosen]])
+        return np.asarray(self.rows[self.index[chosen]], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +66,13 @@ class Model:
     limit: float | None = None
     layer_weights: tuple[float, ...] = ()
     trees: str | None = None
+    network: NetworkSpec | None = None
 
     @property
     def parameters(self) -> int:
         """Numbers that were learned; for trees, their nodes."""
         if self.trees is None:
-            given = {"mean", "deviation", "quantiles"}
-            learned = [tensor for name, tensor in self.tensors.items() if name not in given]
+            learned = [tensor for name, tensor in self.tensors.items() if is_learned(name)]
             return sum(tensor.numel() for tensor in learned) + len(self.layer_weights)
         import json
 
@@ -78,15 +80,26 @@ class Model:
         return sum(int(tree["tree_param"]["num_nodes"]) for tree in trees)
 
     @torch.no_grad()
-    def logits(self, rows: Rows) -> Floats:
-        """Return (n, k) for rows (n, d) or (n, layers, d), read in parts."""
-        parts = [
-            self._logits(torch.from_numpy(np.array(rows[start : start + ROWS_AT_ONCE])))
-            for start in range(0, len(rows), ROWS_AT_ONCE)
-        ]
+    def logits(self, rows: Rows, chosen: Labels | None = None) -> Floats:
+        """Return (n, k) for rows (n, d) or (n, layers, d), or for the chosen ones; read in parts."""
+        step = rows_at_once(rows)
+        starts = range(0, len(rows if chosen is None else chosen), step)
+        parts = []
+        for start in starts:
+            part = slice(start, start + step)
+            some = rows[part if chosen is None else chosen[part]]
+            parts.append(self._logits(torch.from_numpy(np.array(some, np.float32))))
         return np.concatenate(parts).astype(np.float64)
 
+    @cached_property
+    def _network(self) -> torch.nn.Module:
+        assert self.network is not None  # noqa: S101
+        classes = len(self.tensors["head.bias"])
+        return restore_network(self.network, classes, dict(self.tensors))
+
     def _logits(self, x: Tensor) -> npt.NDArray[np.float32]:
+        if self.network is not None:
+            return ask_network(self._network, self.network, x).numpy()
         if self.layer_weights:
             x = (x * x.new_tensor(self.layer_weights)[:, None]).sum(1)
         if "quantiles" in self.tensors:
@@ -200,7 +213,7 @@ def layer_moments(examples: Examples) -> tuple[Floats, Floats]:
     total = float(examples.weights.sum())
     mean = np.zeros((layers, d))
     covariance = np.zeros((d, layers, layers))
-    step = max(1, ROWS_AT_ONCE // layers)
+    step = min(max(1, ROWS_AT_ONCE // layers), rows_at_once(examples.rows))
     parts = range(0, len(examples.index), step)
     for start in parts:
         chosen = np.arange(start, min(start + step, len(examples.index)))

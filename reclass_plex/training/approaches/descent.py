@@ -81,7 +81,7 @@ class _Descent:
     def _epoch(self, epoch: int) -> None:
         started = time.monotonic()
         with torch.random.fork_rng(self.devices):
-            torch.manual_seed(_seed(self.options.seed, epoch))
+            torch.manual_seed(epoch_seed(self.options.seed, epoch))
             train_loss, rate = self._pass(np.random.default_rng([self.options.seed, epoch]), epoch)
         tune_loss = None if self.tune is None else self._evaluate(self.tune)
         if tune_loss is not None and tune_loss < self.best_loss:
@@ -182,5 +182,6 @@ class _Descent:
         self.precision.restore(kept.facts["scaler"])
 
 
-def _seed(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return what torch draws an epoch's numbers from."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

@@ -13,11 +13,13 @@ from torch import Tensor
 class Precision:
     """bfloat16 where the GPU has it, else float16 with a scaled loss; float32 on the CPU."""
 
-    def __init__(self, device: str, amp: bool) -> None:
+    def __init__(self, device: str, amp: bool, clip: float | None = None) -> None:
+        """Take the longest gradient that a step follows, if there is to be one."""
         self._dtype: torch.dtype | None = None
         if amp and device == "cuda":
             good = torch.cuda.is_bf16_supported(including_emulation=False)
             self._dtype = torch.bfloat16 if good else torch.float16
+        self._clip = clip
         self._scaler = torch.amp.GradScaler(device, enabled=self._dtype is torch.float16)
 
     def context(self) -> AbstractContextManager[Any]:
@@ -29,6 +31,10 @@ class Precision:
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
         """Go back through the network, and take a step."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._clip is not None:
+            self._scaler.unscale_(optimiser)
+            parameters = [p for group in optimiser.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self._clip)
         self._scaler.step(optimiser)
         self._scaler.update()
 
