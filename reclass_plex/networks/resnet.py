@@ -72,7 +72,7 @@ class _Residual(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """A batch norm that does not count its batches: a count is no weight to be kept and averaged."""
+    """A batch norm that does not count its batches: a count is no weight to be averaged."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)

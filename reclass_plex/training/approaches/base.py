@@ -81,7 +81,7 @@ class Model:
 
     @torch.no_grad()
     def logits(self, rows: Rows, chosen: Labels | None = None) -> Floats:
-        """Return (n, k) for rows (n, d) or (n, layers, d), or for the chosen ones; read in parts."""
+        """Return (n, k) for rows (n, d) or (n, layers, d), all or the chosen; read in parts."""
         step = rows_at_once(rows)
         starts = range(0, len(rows if chosen is None else chosen), step)
         parts = []
