@@ -308,5 +308,5 @@ def test_an_approach_refuses_features_that_it_is_not_for() -> None:
 def test_wrong_settings_name_the_option() -> None:
     with pytest.raises(ConfigError, match=r"--learning-rate: .* not -1"):
         make_settings("mert", {"learning_rate": -1})
-    with pytest.raises(ConfigError, match="--approach cnn: is none of baseline"):
-        make_settings("cnn", {})
+    with pytest.raises(ConfigError, match="--approach nothing: is none of baseline"):
+        make_settings("nothing", {})
