@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
+# Python compiles what is imported when it is: of all that is installed that is a third.
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # Where this is set, each of the tests' many processes would compile all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -13,8 +14,10 @@ endif
 
 # One more than there are cores: tests of daemons and kills wait much of their time.
 TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+# Threads of a test would wait in busy loops for those of the test beside it.
+test nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo run test check types format clean install uninstall
+.PHONY: venv demo run test nightly check types format clean install uninstall
 
 venv: $(VENV)/.ready
 
@@ -34,6 +37,10 @@ run: venv
 
 test: venv
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
+
+# The same with the long forms of some tests.
+nightly: venv
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal -m "nightly or not nightly"
 
 check: venv
 	$(BIN)/ruff format --check .

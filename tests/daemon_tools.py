@@ -26,7 +26,15 @@ from reclass_plex.jobs import HELD, IN_LINE
 from reclass_plex.remote import DaemonClient, Status, find_daemon
 
 DEMO = Path(__file__).parent.parent / "demo"
-MUXERS = {".mp3": "mp3", ".m4a": "ipod", ".opus": "ogg", ".ogg": "ogg", ".flac": "flac"}
+MUXERS = {
+    ".mp3": "mp3",
+    ".m4a": "ipod",
+    ".opus": "ogg",
+    ".ogg": "ogg",
+    ".flac": "flac",
+    ".wma": "asf",
+    ".wv": "wv",
+}
 PATIENCE = 90.0  # seconds: the machine may be slow, and shared
 TOKEN = "stand-in-token"
 NOTHING_MORE = 2.5  # seconds without work after which there is none: the daemon looks every 2
