@@ -113,6 +113,16 @@ class Library:
                     yield from album.children
 
 
+@dataclass(eq=False)
+class Playlist:
+    """A playlist of music: entries (id, track). A smart one is a search, and cannot be edited."""
+
+    key: int
+    title: str
+    smart: bool = False
+    entries: list[tuple[int, Item]] = field(default_factory=list)
+
+
 class BadRequest(Exception):
     """The client asked for something that this server, or the real one, does not know."""
 
@@ -149,6 +159,7 @@ class PlexStandIn:
         self.errors: list[str] = []
         self.libraries: dict[int, Library] = {}
         self.items: dict[int, Item] = {}
+        self.playlists: dict[int, Playlist] = {}
         self.lock = threading.RLock()
         self.closing = threading.Event()
         self._mode: Mode = "ok"
@@ -268,6 +279,21 @@ class PlexStandIn:
                 added_at=start + number,
             )
 
+    def add_playlist(
+        self, title: str, items: Iterable[Item] = (), *, smart: bool = False
+    ) -> Playlist:
+        """Add a playlist. Its key is one of the items', as with the real one."""
+        with self.lock:
+            playlist = Playlist(self._take_key(), title, smart)
+            self.playlists[playlist.key] = playlist
+            self.add_to_playlist(playlist, items)
+            return playlist
+
+    def add_to_playlist(self, playlist: Playlist, items: Iterable[Item]) -> None:
+        """Add items at its end: an item that is in it already is in it twice then."""
+        with self.lock:
+            playlist.entries += [(self._take_key(), item) for item in items]
+
     def scan(self, library: Library) -> list[Item]:
         """Look for files that came or went below the library's root, and tell of them.
 
@@ -329,9 +355,12 @@ class PlexStandIn:
                 for of in agent.keys() - item.locked:
                     item.tags(of)[:] = agent[of]
 
-    def _add(self, library: Library, kind: Kind, title: str, parent: Item | None, at: int) -> Item:
-        item = Item(self._next_key, kind, title, library, parent, at, at)
+    def _take_key(self) -> int:
         self._next_key += 1
+        return self._next_key - 1
+
+    def _add(self, library: Library, kind: Kind, title: str, parent: Item | None, at: int) -> Item:
+        item = Item(self._take_key(), kind, title, library, parent, at, at)
         self.items[item.key] = item
         if parent is not None:
             parent.children.append(item)
@@ -758,6 +787,92 @@ def _refresh_item(plex: PlexStandIn, call: Call) -> Reply:
     return 200, ""
 
 
+def _playlist_xml(playlist: Playlist) -> str:
+    attributes = _attributes(
+        ratingKey=playlist.key,
+        key=f"/playlists/{playlist.key}/items",
+        guid=f"com.plexapp.agents.none://{playlist.key}",
+        type="playlist",
+        title=playlist.title,
+        summary="",
+        smart=int(playlist.smart),
+        playlistType="audio",
+        leafCount=len(playlist.entries),
+    )
+    return f"<Playlist{attributes}/>"
+
+
+def _playlist_of(plex: PlexStandIn, call: Call, *, edited: bool = False) -> Playlist:
+    playlist = plex.playlists.get(int(call.match["key"]))
+    if playlist is None:
+        raise NotFound
+    if edited and playlist.smart:
+        raise BadRequest("a smart playlist has no items of its own")
+    return playlist
+
+
+def _tracks_of_uri(plex: PlexStandIn, call: Call) -> list[Item]:
+    """Return the tracks that a request names; one that is gone is left out in silence."""
+    uri = call.query["uri"]
+    pattern = rf"server://{plex.uuid}/com\.plexapp\.plugins\.library/library/metadata/([\d,]+)"
+    match = re.fullmatch(pattern, uri)
+    if match is None:
+        raise BadRequest(f"no uri of this server: {uri}")
+    found = [plex.items[int(key)] for key in match[1].split(",") if int(key) in plex.items]
+    if any(item.kind != "track" for item in found):
+        raise BadRequest("only tracks are expected in a playlist here")
+    return found
+
+
+def _get_playlists(plex: PlexStandIn, call: Call) -> Reply:
+    whole = list(plex.playlists.values()) if call.query.get("playlistType") != "video" else []
+    end = None if call.page.size is None else call.page.start + call.page.size
+    shown = whole[call.page.start : end]
+    content = "".join(map(_playlist_xml, shown))
+    return _container(content, size=len(shown), totalSize=len(whole))
+
+
+def _make_playlist(plex: PlexStandIn, call: Call) -> Reply:
+    if (call.query.get("type"), call.query.get("smart")) != ("audio", "0"):
+        raise BadRequest("a playlist of music is of type audio, and not smart")
+    if not call.query.get("title"):
+        raise BadRequest("a playlist needs a title")
+    playlist = plex.add_playlist(call.query["title"], _tracks_of_uri(plex, call))
+    return _container(_playlist_xml(playlist), size=1)
+
+
+def _get_playlist(plex: PlexStandIn, call: Call) -> Reply:
+    return _container(_playlist_xml(_playlist_of(plex, call)), size=1)
+
+
+def _get_playlist_items(plex: PlexStandIn, call: Call) -> Reply:
+    playlist = _playlist_of(plex, call)
+    whole = [entry for entry in playlist.entries if entry[1].key in plex.items]
+    end = None if call.page.size is None else call.page.start + call.page.size
+    shown = whole[call.page.start : end]
+    content = "".join(
+        _item_xml(item, detail=False).replace("<Track", f'<Track playlistItemID="{number}"', 1)
+        for number, item in shown
+    )
+    return _container(content, size=len(shown), totalSize=len(whole), playlistType="audio")
+
+
+def _add_playlist_items(plex: PlexStandIn, call: Call) -> Reply:
+    playlist = _playlist_of(plex, call, edited=True)
+    tracks = _tracks_of_uri(plex, call)
+    plex.add_to_playlist(playlist, tracks)
+    return _container(_playlist_xml(playlist), size=1, leafCountAdded=len(tracks))
+
+
+def _remove_playlist_item(plex: PlexStandIn, call: Call) -> Reply:
+    playlist = _playlist_of(plex, call, edited=True)
+    kept = [entry for entry in playlist.entries if entry[0] != int(call.match["item"])]
+    if len(kept) == len(playlist.entries):
+        raise NotFound
+    playlist.entries[:] = kept
+    return _container(_playlist_xml(playlist), size=1)
+
+
 _INCLUDES = (
     re.compile("include[A-Z][A-Za-z]+"),  # plexapi sends some twenty of them with a reload
     *("checkFiles", "excludeElements", "excludeFields", "skipRefresh"),
@@ -767,6 +882,7 @@ _LISTING = frozenset({"type", "sort", "limit", "includeGuids", "includeMeta", "i
 _LISTING |= {"includeCollections"}
 _EDIT = re.compile(r"(genre|mood|style)(\[\d+\]\.tag\.tag|\[\]\.tag\.tag-|\.locked)")
 _SECTION = r"/library/sections/(?P<key>\d+)"
+_PLAYLIST = r"/playlists/(?P<key>\d+)"
 _ITEM = r"/library/metadata/(?P<key>\d+)"
 
 _Route = Callable[[PlexStandIn, Call], Reply]
@@ -785,6 +901,12 @@ _ROUTES: tuple[tuple[str, str, Iterable[str | re.Pattern[str]], _Route], ...] = 
     ("GET", r"/library/metadata/(?P<keys>\d+(,\d+)*)", _INCLUDES, _get_metadata),
     ("GET", f"{_ITEM}/(?P<which>children|allLeaves)", _INCLUDES, _get_children),
     ("PUT", f"{_ITEM}/refresh", (), _refresh_item),
+    ("GET", "/playlists", ("playlistType", "title", "sectionID", "sort"), _get_playlists),
+    ("POST", "/playlists", ("uri", "type", "title", "smart"), _make_playlist),
+    ("GET", _PLAYLIST, _INCLUDES, _get_playlist),
+    ("GET", f"{_PLAYLIST}/items", _INCLUDES, _get_playlist_items),
+    ("PUT", f"{_PLAYLIST}/items", ("uri",), _add_playlist_items),
+    ("DELETE", rf"{_PLAYLIST}/items/(?P<item>\d+)", (), _remove_playlist_item),
 )
 _SORTS: dict[str, Callable[[Item], str | int]] = {
     "titleSort": lambda item: item.title.casefold(),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -186,6 +186,39 @@ class Plex:
         arguments.append(f"{field}.locked={int(locked)}")
         path = f"/library/sections/{library_key}/all?{'&'.join(arguments)}"
         self._query(path, method=self._session.put)
+
+    def list_playlists(self) -> Iterator[Element]:
+        """Yield the account's playlists of music, as the server describes them."""
+        yield from self._pages("/playlists?playlistType=audio", LIST_PAGE)
+
+    def playlist_entries(self, key: int) -> list[tuple[int, int]]:
+        """Return the entries of a playlist in order: the entry's id, and its track's key."""
+        return [
+            (int(one.get("playlistItemID", 0)), int(one.get("ratingKey", 0)))
+            for one in self._pages(f"/playlists/{key}/items", LIST_PAGE)
+        ]
+
+    def create_playlist(self, title: str, rating_keys: Iterable[int]) -> int:
+        """Make a playlist of tracks, and return its key."""
+        uri = quote(self._uri_of(rating_keys), safe="")
+        path = f"/playlists?uri={uri}&type=audio&title={quote(title, safe='')}&smart=0"
+        for made in self._query(path, method=self._session.post):
+            return int(made.get("ratingKey", 0))
+        raise PlexError(f"{self.url}: no playlist was made, and no reason given")
+
+    def add_to_playlist(self, key: int, rating_keys: Iterable[int]) -> None:
+        """Add tracks at the end of a playlist."""
+        uri = quote(self._uri_of(rating_keys), safe="")
+        self._query(f"/playlists/{key}/items?uri={uri}", method=self._session.put)
+
+    def remove_from_playlist(self, key: int, entry: int) -> None:
+        """Take one entry out of a playlist; it may be gone already."""
+        with suppress(_Gone):
+            self._query(f"/playlists/{key}/items/{entry}", method=self._session.delete)
+
+    def _uri_of(self, rating_keys: Iterable[int]) -> str:
+        keys = ",".join(map(str, rating_keys))
+        return f"server://{self.uuid}/com.plexapp.plugins.library/library/metadata/{keys}"
 
     def _list(self, library_key: int, sort: str, size: int) -> Iterator[PlexTrack]:
         path = f"/library/sections/{library_key}/all?type=10&sort={quote(sort, safe='')}"
