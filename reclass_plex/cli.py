@@ -29,6 +29,7 @@ from reclass_plex import (
     cli_models,
     cli_notify,
     cli_organize,
+    cli_similar,
     cli_train,
     console,
     pipeline,
@@ -69,6 +70,7 @@ app.add_typer(cli_train.app)
 app.add_typer(cli_learn.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_history.app)
+app.add_typer(cli_similar.app)
 app.add_typer(cli_daemon.app)
 app.add_typer(cli_access.app)
 app.add_typer(cli_access.tokens, name="token")
