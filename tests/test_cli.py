@@ -18,6 +18,7 @@ from typing import Any
 import mutagen
 import pytest
 from audio_files import encode, make_audio, synthesize
+from daemon_tools import cut_track
 
 from reclass_plex.cli import main
 
@@ -134,7 +135,7 @@ def test_tag_then_undo_gives_every_file_back_byte_for_byte(run: Any, music: Path
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(run: Any, music: Path) -> None:
     before = hashes(music)
-    result = run("tag", music, "--dry-run")
+    result = run("tag", music / METAL, music / OTHER, "--dry-run")
     assert result.status == 0
     assert "none -> Metal" in result.out
     assert "would change" in result.out
@@ -199,7 +200,7 @@ def test_an_undone_file_is_left_alone_until_asked(run: Any, music: Path) -> None
 
 def test_undo_by_path_and_by_time(run: Any, music: Path) -> None:
     before = hashes(music)
-    run("tag", music, "--yes")
+    run("tag", music / METAL, music / OTHER, "--yes")
     assert run("undo", "--path", music / METAL, "--yes").status == 0
     assert hashes(music)[METAL] == before[METAL]
     assert hashes(music) != before
@@ -317,9 +318,11 @@ def test_doctor_models_and_history_have_something_to_say(run: Any, music: Path) 
 def test_ctrl_c_leaves_nothing_half_done_and_the_next_run_goes_on(
     tmp_path: Path, music: Path, run: Any
 ) -> None:
-    for number in range(4):  # enough to be interrupted in
-        make_audio(music, "mp3", seconds=30, seed=number + 1, name=f"{number}.mp3")
-    names = set(os.listdir(music))
+    pieces = tmp_path / "pieces"
+    pieces.mkdir()
+    for number in range(12):  # enough to be interrupted in
+        cut_track(music / METAL, pieces / f"{number:02}.mp3", 50 * number, 6.0)
+    music, names = pieces, set(os.listdir(pieces))
     process = subprocess.Popen(
         [COMMAND, "tag", str(music), "--yes", "--json", "--jobs", "1"],
         stdout=subprocess.PIPE,
@@ -334,13 +337,15 @@ def test_ctrl_c_leaves_nothing_half_done_and_the_next_run_goes_on(
     assert "stopping after the file in hand" in err
     assert "Traceback" not in err
     assert set(os.listdir(music)) == names
-    assert len(out.splitlines()) < len(names) - 1
+    assert len(out.splitlines()) < len(names) - 3
     rest = run("tag", music, "--yes", "--json")
     assert len(rest.lines) == len(names)
 
 
-def test_a_known_library_is_passed_without_loading_the_models(music: Path) -> None:
-    subprocess.run([COMMAND, "tag", str(music), "--dry-run"], check=True, capture_output=True)
+def test_a_known_library_is_passed_without_loading_the_models(run: Any, music: Path) -> None:
+    for path in music.glob("[CHKLMS]*"):  # what listening to all ten would show is no more
+        path.unlink()
+    assert run("tag", music, "--dry-run").status == 0
     script = (
         "import sys; sys.argv = ['reclass-plex', 'tag', sys.argv[1], '--dry-run']\n"
         "from reclass_plex.cli import main\n"
@@ -473,10 +478,12 @@ def test_names_cannot_act_on_the_terminal(run: Any, music: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_any_name_can_be_printed_anywhere(music: Path, encoding: str) -> None:
-    (music / METAL).rename(music / "\u97f3\u697d.mp3")
+def test_any_name_can_be_printed_anywhere(run: Any, music: Path, encoding: str) -> None:
+    song = music / "\u97f3\u697d.mp3"
+    (music / METAL).rename(song)
+    run("tag", song, "--dry-run")  # the store knows it from here on
     done = subprocess.run(
-        [COMMAND, "tag", music, "--dry-run"],
+        [COMMAND, "tag", song, "--dry-run"],
         env=os.environ | {"PYTHONIOENCODING": encoding},
         capture_output=True,
         check=True,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 from plex_server import PlexStandIn
 
+from reclass_plex.cli import main
 from reclass_plex.config import PolicyOptions
 from reclass_plex.plex import Plex
 from reclass_plex.store import Store
@@ -22,7 +21,7 @@ from reclass_plex.sync import Wanted, sync_once
 from reclass_plex.tags import read_tags
 
 DEMO = Path(__file__).parent.parent / "demo"
-COMMAND = Path(sys.executable).with_name("reclass-plex")
+Answer = tuple[int, list[dict[str, Any]], str]
 
 
 @pytest.fixture
@@ -55,18 +54,22 @@ def store(tmp_path: Path, music: Path) -> Iterator[Store]:
         yield opened
 
 
-def run(*arguments: str | Path) -> tuple[int, list[dict[str, Any]], str]:
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ,
-    )
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command, in this process: another would load torch each time."""
+
+    def run(*arguments: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["reclass-plex", *map(str, arguments), "--json"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), [json.loads(line) for line in out.splitlines()], err
+
+    return run
 
 
-def tag_and_sync(server: PlexStandIn, music: Path, store: Store) -> None:
+def tag_and_sync(run: Any, server: PlexStandIn, music: Path, store: Store) -> None:
     """Tag, and do what the daemon does with what `tag` left for it."""
     status, _, errors = run("tag", music, "--yes")
     assert (status, errors) == (0, "")
@@ -85,11 +88,11 @@ def genres_in_plex(server: PlexStandIn) -> dict[int, tuple[list[str], bool]]:
 
 
 def test_what_tag_wrote_is_left_for_the_daemon_and_undo_takes_both_back(
-    server: PlexStandIn, music: Path, store: Store
+    run: Any, server: PlexStandIn, music: Path, store: Store
 ) -> None:
     before = genres_in_plex(server)
     originals = {path: path.read_bytes() for path in music.iterdir()}
-    tag_and_sync(server, music, store)
+    tag_and_sync(run, server, music, store)
     tagged = genres_in_plex(server)
     assert sorted(genres for genres, _ in tagged.values()) == [
         ["Blues"],
@@ -108,10 +111,10 @@ def test_what_tag_wrote_is_left_for_the_daemon_and_undo_takes_both_back(
 
 
 def test_undo_without_plex_restores_the_files_and_the_rest_later(
-    server: PlexStandIn, music: Path, store: Store
+    run: Any, server: PlexStandIn, music: Path, store: Store
 ) -> None:
     before = genres_in_plex(server)
-    tag_and_sync(server, music, store)
+    tag_and_sync(run, server, music, store)
     server.mode = "down"
     status, lines, errors = run("undo", "--yes")
     assert status == 1
@@ -129,15 +132,15 @@ def test_undo_without_plex_restores_the_files_and_the_rest_later(
     assert "nothing to undo" in errors
 
 
-def test_a_dry_run_leaves_nothing_for_plex(music: Path, store: Store) -> None:
+def test_a_dry_run_leaves_nothing_for_plex(run: Any, music: Path, store: Store) -> None:
     run("tag", music, "--dry-run")
     assert Wanted(store).counts()["waiting"] == 0
 
 
 def test_undo_says_what_someone_edited_since(
-    server: PlexStandIn, music: Path, store: Store
+    run: Any, server: PlexStandIn, music: Path, store: Store
 ) -> None:
-    tag_and_sync(server, music, store)
+    tag_and_sync(run, server, music, store)
     track = next(item for item in server.items.values() if item.kind == "track")
     track.genres = ["Mine"]
     status, lines, _ = run("undo", "--yes")

@@ -106,11 +106,23 @@ def test_columns_are_those_of_the_reference() -> None:
     assert values.shape == (518,)
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [(None, 10.0), (48_000, 15.0), (22_050, 8.0)])
+RATES = [(None, 10.0), (48_000, 15.0), (22_050, 8.0)]
+
+
+@pytest.mark.parametrize(("rate", "seconds"), RATES)
 def test_every_feature_is_that_of_librosa(rate: int | None, seconds: float) -> None:
     excerpts = demo_excerpts(rate, seconds)
-    assert len(excerpts) >= 10
-    assert_like_librosa(excerpts)
+    some = excerpts[:: len(excerpts) // 10]
+    assert len(some) >= 10
+    assert_like_librosa(some)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("rate", "seconds"), RATES)
+def test_every_feature_of_every_excerpt_is_that_of_librosa(
+    rate: int | None, seconds: float
+) -> None:
+    assert_like_librosa(demo_excerpts(rate, seconds))
 
 
 def assert_like_librosa(excerpts: list[tuple[Array, int]]) -> None:
@@ -191,7 +203,7 @@ def test_short_audio_is_finite(n: int) -> None:
 
 
 def test_clips_of_two_seconds_follow_librosa() -> None:
-    excerpts = demo_excerpts(22_050, 2.0)[::4]
+    excerpts = demo_excerpts(22_050, 2.0)[::10]
     assert_like_librosa(excerpts)
 
 
@@ -335,7 +347,9 @@ print(peak() - base)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-@pytest.mark.parametrize(("seconds", "limit"), [(30, 400), (400, 500)])
+@pytest.mark.parametrize(
+    ("seconds", "limit"), [(30, 400), pytest.param(400, 500, marks=pytest.mark.nightly)]
+)
 def test_memory_is_bounded(seconds: int, limit: int) -> None:
     """MiB over a process with torch and the samples in it."""
     command = [sys.executable, "-c", MEMORY_SCRIPT, str(seconds)]
