@@ -245,7 +245,7 @@ class _Source:
                     position = start if frame.pts is None else self._seconds_at(frame)
                     collector = Collector(frame.sample_rate, start - position, seconds)
                 if frame.sample_rate == collector.rate:
-                    collector.add(_mono(frame))
+                    collector.add(mono(frame))
             if collector is not None and not collector.missing:
                 break
         if collector is None:
@@ -270,8 +270,8 @@ class _Source:
         return float(frame.pts * frame.time_base - self._origin() * self.stream.time_base)
 
 
-def _mono(frame: av.AudioFrame) -> FloatArray:
-    """The mean of a frame's channels, (n,) float32 in [-1, 1]."""
+def mono(frame: av.AudioFrame) -> FloatArray:
+    """Return the mean of a frame's channels, (n,) float32 in [-1, 1]."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T

@@ -26,6 +26,7 @@ from reclass_plex import (
     cli_extract,
     cli_history,
     cli_learn,
+    cli_listen,
     cli_models,
     cli_notify,
     cli_organize,
@@ -65,6 +66,7 @@ app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_notify.app, name="notify")
 app.add_typer(cli_organize.app)
+app.add_typer(cli_listen.app)
 app.add_typer(cli_extract.app)
 app.add_typer(cli_train.app)
 app.add_typer(cli_learn.app)

@@ -72,6 +72,18 @@ class NotHeard(ReclassError):
     kind = "not-heard"
 
 
+class StreamError(ReclassError):
+    """What was to be listened to cannot be: no such address, no audio there, no such input."""
+
+    kind = "stream"
+
+
+class StreamLost(StreamError):
+    """A live stream broke off or stands still; it may be back in a moment."""
+
+    kind = "stream-lost"
+
+
 class PlexError(ReclassError):
     """The Plex server refused a request, or answered something else than Plex would."""
 
