@@ -14,7 +14,7 @@ import typer
 
 from reclass_plex import console
 from reclass_plex.cli_install import install_as
-from reclass_plex.cli_options import FAILED, AsJson, ConfigFile, full_path
+from reclass_plex.cli_options import FAILED, AsJson, ConfigFile, configure, full_path
 from reclass_plex.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def train(
         }
         _start(
             folder, approach, sources, {k: v for k, v in given.items() if v is not None},
-            protocol, folds, device, threads, licence,
+            protocol, folds, device, threads, licence, configure(config_file).models.folder,
         )  # fmt: skip
     if install is not None:
         raise ConfigError("--install is for --approach progressive")
@@ -309,6 +309,7 @@ def _start(
     device: str,
     threads: int,
     licence: str | None,
+    models: Path | None,
 ) -> None:
     from datetime import datetime, timezone
 
@@ -319,7 +320,7 @@ def _start(
     from reclass_plex.training.splits import divide
     from reclass_plex.training.table import fingerprint
 
-    settings = make_settings(approach, given)
+    make_settings(approach, given)  # what is wrong with them is said before tables are read
     wanted = _one_of("--device", device, ("auto", "cpu", "cuda"))
     where = choose_device(cast(Literal["auto", "cpu", "cuda"], wanted))
     kind = cast(
@@ -328,6 +329,7 @@ def _start(
     )
     features: FeatureTable = read_tables(approach, sources)[0]
     check_table(approach, features)
+    settings = make_settings(approach, given, features.name)
     divide(features, kind, folds, settings.seed)  # what cannot be divided shall not be begun
     config = RunConfig(
         approach=approach,
@@ -338,6 +340,7 @@ def _start(
         folds=folds,
         device=where,
         threads=threads,
+        models=None if models is None else full_path(models),
         licence=licence,
         started=datetime.now(timezone.utc).date().isoformat(),
         command=shlex.join(["reclass-plex", *sys.argv[1:]]),

@@ -218,7 +218,7 @@ class Head:
 def is_learned(name: str) -> bool:
     """Say whether a tensor of a head was learned, and is no statistic of what it hears."""
     last = name.rpartition(".")[2]
-    return last not in GIVEN and not last.startswith("running_")
+    return last not in GIVEN
 
 
 def quantile_levels(count: int) -> Tensor:

@@ -54,6 +54,9 @@ class Listening:
         """Return what the stage's head reads: (w, d). Raises ModelError for a fetched encoder."""
         if stage.features == "fma518":
             return self._fma(stage)
+        if stage.features == "mel":
+            patches = self._patches[list(spread_indices(len(self._patches), stage.windows))]
+            return patches.flatten(1).cpu()
         if stage.model is None:
             return self.musicnn(stage.features, stage.windows)
         readout = head.card.readout or ALL_THERE_IS

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 CPU = "cpu"
 SHIPPED = (DEFAULT.name, GTZAN.name)  # taxonomies that the package has an ensemble for
 ENSEMBLES, SPEC, HEADS = "ensembles", "ensemble.json", "heads"
-OWN_FEATURES = ("fma518", "musicnn-msd", "musicnn")  # computed with what is in the package
+OWN_FEATURES = ("fma518", "musicnn-msd", "musicnn", "mel")  # computed with what is in the package
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # of a folder, too: no path
 Finite = Annotated[float, Field(allow_inf_nan=False)]

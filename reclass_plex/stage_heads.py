@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from reclass_plex.encoders.musicnn import N_MELS, PATCH_FRAMES
 from reclass_plex.errors import ModelError, printable
 from reclass_plex.heads import Head, load_head
 from reclass_plex.profiles import CPU, Profile, StageSpec
 
-DIMS = {"fma518": 518, "musicnn-msd": 250, "musicnn": 500}  # of features that need no fetched model
+# of features that need no fetched model
+DIMS = {"fma518": 518, "musicnn-msd": 250, "musicnn": 500, "mel": PATCH_FRAMES * N_MELS}
 
 
 def load_stage_heads(profile: Profile) -> tuple[dict[str, Head], dict[str, str]]:

@@ -19,22 +19,29 @@ from training_tables import make_table, write_folder
 
 from reclass_plex.encoders.musicnn import CHECKPOINTS, load_musicnn
 from reclass_plex.errors import ConfigError, ModelError
+from reclass_plex.fetched import FetchedEncoders
 from reclass_plex.heads import load_head
+from reclass_plex.listening import Listening
 from reclass_plex.networks import ResnetSpec, tensor_shapes
 from reclass_plex.networks.musicnn import MusicnnNetwork, published_bodies
+from reclass_plex.profiles import Profile, read_spec
+from reclass_plex.records import Excerpt, Waveform
+from reclass_plex.stage_heads import load_stage_heads
 from reclass_plex.training import runs
 from reclass_plex.training.approaches import Settings, build, make_settings
 from reclass_plex.training.approaches.augment import disturb_spectrograms
 from reclass_plex.training.approaches.base import State
+from reclass_plex.training.cascade import combine_runs, write_ensemble
 from reclass_plex.training.comparison import read_predictions
 from reclass_plex.training.evaluating import evaluate_model, load_trained
 from reclass_plex.training.extraction import read_table
+from reclass_plex.training.extraction_sets import choose_sets, load_extractor
 from reclass_plex.training.inspection import inspect_model
 from reclass_plex.training.run_config import RunConfig, Source, read_tables
 from reclass_plex.training.table import FeatureTable, fingerprint
 
 FRAMES, BANDS = 187, 96
-TINY = {"width": 2, "batch": 8, "epochs": 8, "backbone": "msd", "mixup": 0.0, "dropout": 0.0}
+TINY = {"width": 4, "batch": 8, "epochs": 8, "backbone": "msd", "mixup": 0.0, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +66,7 @@ def make_mel(recordings: int = 30, *, split: bool = False, tags: bool = False) -
 
 
 def small(name: str, **given: object) -> Settings:
-    rate = {"cnn": 0.01, "transfer": 0.05}[name]
+    rate = {"cnn": 0.02, "transfer": 0.05}[name]
     return make_settings(name, {**TINY, "learning_rate": rate, **given})
 
 
@@ -89,7 +96,6 @@ def test_a_spec_says_what_its_tensors_are_without_making_them() -> None:
     shapes = tensor_shapes(spec, 4)
     assert shapes["stem.0.weight"] == (3, 1, 5, 5)
     assert shapes["head.weight"] == (4, 2 * 24)
-    assert not any("tracked" in name for name in shapes)
 
 
 def test_disturbed_spectrograms_lose_bars_and_nothing_else() -> None:
@@ -121,7 +127,8 @@ def test_networks_learn_from_spectrograms(name: str, tags: bool) -> None:
     fit = build(name, small(name, epochs=12), device="cpu", threads=1).fit(
         train, held, None, Memory()
     )
-    assert accuracy(fit, held) > 0.85
+    # Of tags a tenth is chance, and always saying no reaches 0.6.
+    assert accuracy(fit, held) > (0.75 if tags else 0.85)
     assert fit.model.kind == "network"
     assert fit.model.parameters > 1000
 
@@ -168,10 +175,6 @@ def test_the_weights_of_the_last_epochs_are_averaged() -> None:
     mean = torch.stack(later).mean(0)
     torch.testing.assert_close(fit.model.tensors["stem.0.weight"], mean, rtol=1e-4, atol=1e-6)
     assert not torch.equal(later[0], later[-1])
-    # batch norms see other activations with the mean than with any of the weights
-    variances = [state.tensors["now.stem.1.running_var"] for state in memory.states[3:]]
-    found = fit.model.tensors["stem.1.running_var"]
-    assert all(not torch.equal(found, one) for one in variances)
     rates = [line.learning_rate for line in fit.log]
     assert rates[3:] == [settings.learning_rate * 0.1] * 3
 
@@ -264,7 +267,7 @@ def test_a_run_writes_a_head_like_any_other(finished: Path, mel: Path) -> None:
     np.testing.assert_allclose(answers.probabilities, asked.probabilities, atol=1e-4)
     found = inspect_model(finished)
     assert found.problems == ()
-    learned = sum(tensor.numel() for name, tensor in head._tensors.items() if "running" not in name)
+    learned = sum(tensor.numel() for tensor in head._tensors.values())
     assert int(found.facts["parameters"]) == learned - 2 * 96
     assert {path.name for path in finished.iterdir()} >= {"report.html", "log.csv", "cost.json"}
     cost = json.loads((finished / "cost.json").read_text())
@@ -315,7 +318,7 @@ def test_a_run_of_tags(tmp_path: Path) -> None:
 
 def test_what_does_not_go_together_is_refused(mel: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ConfigError, match=r"mel is no vector.*take cnn or transfer"):
+    with pytest.raises(ConfigError, match=r"mel is no vector.*take cnn, transfer"):
         call("train", "--approach", "fma-mlp", "--table", mel, "--out", out)
     vectors = write_folder(make_table(), tmp_path / "fma518")
     with pytest.raises(ConfigError, match="cnn reads features of mel, not fma518"):
@@ -333,3 +336,28 @@ def test_what_does_not_go_together_is_refused(mel: Path, finished: Path, tmp_pat
         (broken / "card.json").write_text(json.dumps(card | {"network": network}))
         with pytest.raises(ModelError, match=reason):
             load_head(broken)
+
+
+# --- an ensemble
+
+
+def test_a_network_is_a_stage_of_an_ensemble(tmp_path: Path) -> None:
+    mel = write_folder(make_mel(36), tmp_path / "mel")
+    vectors = write_folder(make_table(36, dims=500, name="musicnn"), tmp_path / "musicnn")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    options = ("--folds", "2", "--epochs", "2")
+    call("train", "--approach", "musicnn", "--table", vectors, "--out", folders[0], *options)
+    runs.finish_run(begin(folders[1], mel, "cnn", epochs=2), SILENT)
+    write_ensemble(tmp_path / "ensemble", combine_runs(folders))
+    spec = read_spec(tmp_path / "ensemble" / "ensemble.json")
+    assert [stage.features for stage in spec.stages] == ["musicnn", "mel"]
+    profile = Profile("own", spec, (tmp_path / "ensemble" / "heads",), "sums")
+    heads, faults = load_stage_heads(profile)
+    assert faults == {}
+    samples = np.random.default_rng(0).standard_normal(7 * 22_050).astype(np.float32) * 0.1
+    waveform = Waveform(samples, 22_050, 0.0, 7.0)
+    listening = Listening(waveform, FetchedEncoders(None, "cpu"), "cpu")
+    heard = listening.features(spec.stages[1], heads["mel"])
+    (features,) = choose_sets(["mel"], Excerpt(30.0))
+    np.testing.assert_array_equal(heard.numpy(), load_extractor(features)(waveform))
+    assert heads["mel"].predict(heard).shape == (len(heard), 3)

@@ -138,15 +138,24 @@ class JmlaNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, 80, 2992) to tokens (n, 936, width) float32."""
+        normed: Tensor = self.norm(self.blocks(self._enter(images)))
+        return normed
+
+    def tokens(self, images: Tensor, blocks: int) -> Tensor:
+        """Return what leaves the first `blocks` blocks, (n, 936, width) float32, without a norm."""
+        left: Tensor = self.blocks[:blocks](self._enter(images))
+        return left
+
+    def _enter(self, images: Tensor) -> Tensor:
+        """Return what enters the first block."""
         n = len(images)
         grid = images.view(n, ROWS, PATCH, COLUMNS, PATCH).transpose(2, 3)
         patches = grid.reshape(n, ROWS * COLUMNS, PATCH * PATCH) @ self.patch_weight.T
         tokens = torch.cat([self.cls_token.expand(n, -1, -1), patches + self.patch_bias], 1)
-        normed: Tensor = self.norm(self.blocks(tokens + self.positions))
-        return normed
+        return tokens + self.positions
 
 
-def _network_tensors(tensors: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
+def network_tensors(tensors: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
     """Return published tensors under the names, and in the shapes, of `JmlaNetwork`."""
     found = {
         "cls_token": tensors["cls_token"],
@@ -189,7 +198,7 @@ class Jmla:
         self.dims = config.width * (2 if pooling == "cls+mean" else 1)
         with torch.device("meta"):
             network = JmlaNetwork(config)
-        fill_network(network, _network_tensors(tensors, config), self.dtype, device)
+        fill_network(network, network_tensors(tensors, config), self.dtype, device)
         self.network: nn.Module = network
 
     def cut(self, samples: Tensor) -> Tensor:
@@ -231,6 +240,12 @@ def load_jmla(
     published checkpoint has none. Raises ModelError, naming the file, if it is unreadable, or any
     name, shape or value is not the backbone's: 150 tensors, 86,366,208 parameters.
     """
+    config, tensors = read_checkpoint(folder)
+    return Jmla(config, tensors, pooling, device=device, dtype=dtype)
+
+
+def read_checkpoint(folder: Path) -> tuple[VitConfig, Mapping[str, Tensor]]:
+    """Return the sizes and the backbone's tensors, checked. Raises ModelError, naming the file."""
     config = read_sizes(folder)
     weights, tensors = open_checkpoint(folder, FILES)
     prefix = "backbone."
@@ -241,7 +256,7 @@ def load_jmla(
             if name.startswith(prefix)
         }
     check_tensors(tensors, config.tensor_shapes(), weights)
-    return Jmla(config, tensors, pooling, device=device, dtype=dtype)
+    return config, tensors
 
 
 def read_sizes(folder: Path) -> VitConfig:

@@ -236,13 +236,7 @@ class MertNetwork(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return (n, layers, width) float32 for windows (n, samples)."""
-        if windows.is_cuda:
-            stream = self._listen(windows)
-        else:  # one at a time: the widest layers of a window fill 50 MB, and stay nearer to the CPU
-            stream = torch.cat([self._listen(window[None]) for window in windows])
-        stream = stream + self.positions(stream)
-        if not self.pre_norm:
-            stream = self.norm(stream)
+        stream = self._enter(windows)
         means = [stream.mean(1)] if 0 in self.layers else []
         for number, block in enumerate(self.blocks, 1):
             stream = block(stream)
@@ -250,6 +244,23 @@ class MertNetwork(nn.Module):
                 final = self.pre_norm and number == self.last
                 means.append((self.norm(stream) if final else stream).mean(1))
         return torch.stack(means, 1)
+
+    def tokens(self, windows: Tensor) -> Tensor:
+        """Return what leaves block `layers[-1]`, (n, frames, width) float32, before a last norm."""
+        stream = self._enter(windows)
+        for block in self.blocks:
+            stream = block(stream)
+        return stream
+
+    def _enter(self, windows: Tensor) -> Tensor:
+        """Return what enters the first block."""
+        if windows.is_cuda:
+            stream = self._listen(windows)
+        else:  # one at a time: the widest layers of a window fill 50 MB, and stay nearer to the CPU
+            stream = torch.cat([self._listen(window[None]) for window in windows])
+        stream = stream + self.positions(stream)
+        entered: Tensor = stream if self.pre_norm else self.norm(stream)
+        return entered
 
     def _listen(self, windows: Tensor) -> Tensor:
         """Return the frames (n, frames, width) float32 before positions."""
@@ -260,7 +271,7 @@ class MertNetwork(nn.Module):
         return frames.float()
 
 
-def _network_tensors(
+def network_tensors(
     tensors: Mapping[str, Tensor], config: MertConfig, depth: int
 ) -> dict[str, Tensor]:
     """Return published tensors, up to block `depth`, as `MertNetwork` names and shapes them."""
@@ -327,7 +338,7 @@ class Mert:
         self.shortest = config.shortest
         with torch.device("meta"):
             network = MertNetwork(config, layers)
-        fill_network(network, _network_tensors(tensors, config, layers[-1]), self.dtype, device)
+        fill_network(network, network_tensors(tensors, config, layers[-1]), self.dtype, device)
         self.network: nn.Module = network
 
     def cut(self, samples: Tensor) -> Tensor:
@@ -360,10 +371,16 @@ def load_mert(
     `dtype` is that of the matrix products; None chooses it (`choose_dtype`). Raises ModelError,
     naming the file, if it is unreadable, or any name, shape or value is not as config.json implies.
     """
+    config, tensors = read_checkpoint(folder)
+    return Mert(config, tensors, layers, name=name, device=device, dtype=dtype)
+
+
+def read_checkpoint(folder: Path) -> tuple[MertConfig, Mapping[str, Tensor]]:
+    """Return the sizes and the published tensors, checked. Raises ModelError, naming the file."""
     config = read_config(folder)
     weights, tensors = open_checkpoint(folder, FILES)
     check_tensors(tensors, config.tensor_shapes(), weights)
-    return Mert(config, tensors, layers, name=name, device=device, dtype=dtype)
+    return config, tensors
 
 
 def count_layers(folder: Path) -> int:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reclass_plex.encoders.top import Top
 from reclass_plex.encoders.transformer import Block
+from reclass_plex.errors import ModelError, printable
 from reclass_plex.networks import BlocksSpec
 
 
@@ -55,3 +58,43 @@ class BlocksNetwork(nn.Module):
     def fresh(self) -> Iterable[nn.Parameter]:
         """Return the parameters of the head, and the shares."""
         return chain(self.head.parameters(), [self.scores])
+
+
+def published_blocks(top: Top, folder: Path, dims: int) -> tuple[BlocksSpec, dict[str, Tensor]]:
+    """Return the spec of a network on an encoder's last blocks, and their tensors.
+
+    `dims` are the numbers of a window that was extracted. Raises ModelError, naming the folder.
+    """
+    from reclass_plex.encoders import jmla, mert
+
+    if top.kind == "mert":
+        config, tensors = mert.read_checkpoint(folder)
+        depth, width = config.num_hidden_layers, config.hidden_size
+        heads, feedforward = config.num_attention_heads, config.intermediate_size
+        eps, pre_norm, skipped = config.layer_norm_eps, config.do_stable_layer_norm, 0
+        named = mert.network_tensors(tensors, config, depth)
+    else:
+        vit, tensors = jmla.read_checkpoint(folder)
+        depth, width = vit.depth, vit.width
+        heads, feedforward = vit.heads, vit.feedforward
+        eps, pre_norm, skipped = jmla.EPS, True, 1
+        named = jmla.network_tensors(tensors, vit)
+    if depth < top.depth or dims % width:
+        raise ModelError(
+            f"{printable(folder)}: has {depth} blocks of {width} numbers a token; the features are"
+            f" of {top.depth} blocks and {dims} numbers a window"
+        )
+    spec = BlocksSpec(
+        frames=dims // width, bands=width, depth=top.depth, heads=heads, feedforward=feedforward,
+        eps=eps, pre_norm=pre_norm, norm=pre_norm, skipped=skipped,
+    )  # fmt: skip
+    below = depth - top.depth
+    found = {
+        name.replace(f"blocks.{below + i}.", f"blocks.{i}.", 1): tensor.float()
+        for i in range(top.depth)
+        for name, tensor in named.items()
+        if name.startswith(f"blocks.{below + i}.")
+    }
+    if pre_norm:
+        found |= {f"norm.{part}": named[f"norm.{part}"].float() for part in ("weight", "bias")}
+    return spec, found

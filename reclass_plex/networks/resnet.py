@@ -6,8 +6,8 @@ is time, whose maximum counts, too: something that is heard once may tell the ge
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Resnet(nn.Module):
         widths = [spec.width * min(2**i, 8) for i in range(spec.stages)]
         self.stem = nn.Sequential(
             nn.Conv2d(1, spec.width, 5, stride=2, padding=2, bias=False),
-            BatchNorm(spec.width),
+            group_norm(spec.width),
             nn.ReLU(),
         )
         inputs = [spec.width, *widths[:-1]]
@@ -56,13 +56,13 @@ class _Residual(nn.Module):
     def __init__(self, inputs: int, channels: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(inputs, channels, 3, stride, padding=1, bias=False)
-        self.first_norm = BatchNorm(channels)
+        self.first_norm = group_norm(channels)
         self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.second_norm = BatchNorm(channels)
+        self.second_norm = group_norm(channels)
         self.shortcut = nn.Sequential(
             nn.AvgPool2d(stride, ceil_mode=True),
             nn.Conv2d(inputs, channels, 1, bias=False),
-            BatchNorm(channels),
+            group_norm(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,13 +71,10 @@ class _Residual(nn.Module):
         return torch.relu(self.second_norm(self.second(y)) + self.shortcut(x))
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """A batch norm that does not count its batches: a count is no weight to be averaged."""
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return a norm over eight groups of channels, or as many as divide them.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.num_batches_tracked = None
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:  # noqa: ANN401
-        # torch's own would expect the count in what it loads
-        nn.Module._load_from_state_dict(self, *arguments)
+    A batch norm would learn what is usual: too little is heard for that on few tracks, and
+    averaged weights would need it learned anew.
+    """
+    return nn.GroupNorm(math.gcd(channels, 8), channels)

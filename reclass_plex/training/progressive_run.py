@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reclass_plex.encoders.top import parse_top
 from reclass_plex.errors import ConfigError, Unreadable, printable
 from reclass_plex.files import naming_errors
 from reclass_plex.training.approaches import APPROACHES, check_table, make_settings
@@ -109,6 +110,11 @@ def _run_config(config: ProgressiveConfig, folder: Path) -> RunConfig:
         raise ConfigError(
             f"{printable(folder)}: has {table.name} of whole excerpts at their own rate, and an"
             " ensemble hears windows: reclass-plex extract --features fma-windows"
+        )
+    if parse_top(table.name):
+        raise ConfigError(
+            f"{printable(folder)}: a head on {table.name} cannot be a stage yet: take the encoder's"
+            " own vectors"
         )
     table, _ = read_tables(approach, (source,))
     return RunConfig(

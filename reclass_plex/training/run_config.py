@@ -65,6 +65,7 @@ class RunConfig(_Record):
     folds: int = Field(default=5, ge=2, le=100)
     device: Literal["cpu", "cuda"]
     threads: int = Field(gt=0)
+    models: Path | None = None  # folder of fetched models; None is the usual one
     licence: str | None = None  # of the data, where the table does not say it
     started: str  # date
     command: str

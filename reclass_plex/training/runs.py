@@ -30,7 +30,7 @@ import numpy as np
 from reclass_plex.errors import ConfigError, printable
 from reclass_plex.files import naming_errors, open_lock
 from reclass_plex.training import run_outputs
-from reclass_plex.training.approaches import build, check_table
+from reclass_plex.training.approaches import Origin, build, check_table
 from reclass_plex.training.approaches.base import Examples, Fit, Round, State
 from reclass_plex.training.checkpoints import (
     FileKeeper,
@@ -125,7 +125,11 @@ class _Work:
         self.division, self.voice, self.every = division, voice, checkpoint_seconds
         settings = config.settings
         self.approach = build(
-            config.approach, settings, device=config.device, threads=config.threads
+            config.approach,
+            settings,
+            device=config.device,
+            threads=config.threads,
+            origin=Origin(table.name, table.versions, config.models),
         )
 
     def finish(self) -> dict[str, Any]:

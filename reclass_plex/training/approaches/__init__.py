@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reclass_plex.encoders.top import parse_top
 from reclass_plex.errors import ConfigError
 from reclass_plex.training.approaches.base import Approach
 from reclass_plex.training.table import LONG_ROW, FeatureTable
@@ -59,6 +61,9 @@ class Recipe:
 
 
 _ON_EMBEDDINGS = {"learning_rate": 3e-3, "batch": 256, "epochs": 40}
+_ON_BLOCKS = {
+    "epochs": 12, "patience": 4, "batch": 16, "dropout": 0.2, "mixup": 0.2, "body_rate": 0.03,
+}  # fmt: skip
 
 APPROACHES: Mapping[str, Recipe] = {
     "baseline": Recipe("nearest centroid, beside the commonest label; a second", "centroid"),
@@ -80,16 +85,16 @@ APPROACHES: Mapping[str, Recipe] = {
         "a head on JMLA, its layers' weights learned", "network", ("jmla",), defaults=_ON_EMBEDDINGS
     ),
     "transfer": Recipe(
-        "MusiCNN learns on, from spectrograms",
+        "MusiCNN learns on, from spectrograms, or JMLA's last blocks from their hidden states",
         "transfer",
-        (MEL,),
+        (MEL, "jmla-top"),
         defaults={"epochs": 20, "patience": 5, "batch": 32, "mixup": 0.2},
     ),
     "cnn": Recipe(
         "a residual network that learns from spectrograms alone",
         "cnn",
         (MEL,),
-        defaults={"epochs": 40, "batch": 32, "dropout": 0.3, "learning_rate": 2e-3},
+        defaults={"epochs": 40, "batch": 32, "dropout": 0.5, "weight_decay": 0.05},
     ),
     "fusion": Recipe(
         "one network on the features of several tables",
@@ -100,13 +105,14 @@ APPROACHES: Mapping[str, Recipe] = {
 }
 
 
-def make_settings(approach: str, given: Mapping[str, Any]) -> Settings:
-    """Return an approach's settings, what is `given` on top. Raises ConfigError."""
+def make_settings(approach: str, given: Mapping[str, Any], features: str = "") -> Settings:
+    """Return an approach's settings for features, what is `given` on top. Raises ConfigError."""
     from pydantic import ValidationError
 
     recipe = find_approach(approach)
+    defaults = _ON_BLOCKS if parse_top(features) else recipe.defaults
     try:
-        return Settings.model_validate({**recipe.defaults, **given})
+        return Settings.model_validate({**defaults, **given})
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
@@ -125,8 +131,8 @@ def check_table(name: str, table: FeatureTable) -> None:
     recipe = find_approach(name)
     if not recipe.reads and table.dims >= LONG_ROW:
         raise ConfigError(
-            f"--approach {name}: {table.name} is no vector but a whole window of it: take cnn or"
-            " transfer, or other features"
+            f"--approach {name}: {table.name} is no vector but a whole window of it: take cnn,"
+            " transfer, or the encoder's own approach; or other features"
         )
     if recipe.reads and not table.name.startswith(recipe.reads):
         raise ConfigError(
@@ -135,8 +141,20 @@ def check_table(name: str, table: FeatureTable) -> None:
         )
 
 
-def build(name: str, settings: Settings, *, device: str, threads: int) -> Approach:
+@dataclass(frozen=True)
+class Origin:
+    """Whose features are learned from: their table's name and versions, and the fetched models."""
+
+    features: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    models: Path | None = None
+
+
+def build(
+    name: str, settings: Settings, *, device: str, threads: int, origin: Origin | None = None
+) -> Approach:
     """Return what fits."""
+    origin = origin or Origin()
     learner = find_approach(name).learner
     s = settings
     if learner == "centroid":
@@ -147,8 +165,8 @@ def build(name: str, settings: Settings, *, device: str, threads: int) -> Approa
         from reclass_plex.training.approaches.boosted import BoostedTrees
 
         return BoostedTrees(s.epochs, s.patience, s.learning_rate, s.depth, s.seed, threads, device)
-    if learner in {"cnn", "transfer"}:
-        return _deep(learner, s, device)
+    if learner in {"cnn", "transfer"} or parse_top(origin.features):
+        return _deep(learner, s, device, origin)
     from reclass_plex.training.approaches.descent import DescentApproach
     from reclass_plex.training.approaches.logistic import LogisticApproach
     from reclass_plex.training.approaches.network import NetworkOptions
@@ -158,15 +176,23 @@ def build(name: str, settings: Settings, *, device: str, threads: int) -> Approa
     return DescentApproach(options) if s.hidden else LogisticApproach(options)
 
 
-def _deep(learner: str, settings: Settings, device: str) -> Approach:
+def _deep(learner: str, settings: Settings, device: str, origin: Origin) -> Approach:
     from reclass_plex.training.approaches import beginnings
     from reclass_plex.training.approaches.base import Examples
     from reclass_plex.training.approaches.deep import Beginning, DeepApproach, DeepOptions
 
-    names = DeepOptions.__dataclass_fields__.keys() - {"device"}
-    options = DeepOptions(**{name: getattr(settings, name) for name in names}, device=device)
+    hears_blocks = parse_top(origin.features) is not None
+    names = DeepOptions.__dataclass_fields__.keys() - {"device", "disturb"}
+    options = DeepOptions(
+        **{name: getattr(settings, name) for name in names},
+        disturb=settings.disturb and not hears_blocks,  # hidden states have no bars to hide
+        device=device,
+    )
 
     def begin(train: Examples) -> Beginning:
+        if hears_blocks:
+            dims = int(train.rows.shape[-1])
+            return beginnings.begin_blocks(origin.features, origin.versions, origin.models, dims)
         if learner == "cnn":
             return beginnings.begin_resnet(train, settings.width)
         return beginnings.begin_musicnn(settings.backbone, settings.unfreeze == "all")

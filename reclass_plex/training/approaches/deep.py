@@ -35,7 +35,6 @@ WARM_UP = 0.1  # of the steps
 HEAD_ALONE = 0.2  # of the epochs, where there is something below the head
 FLOOR = 0.1  # of the highest rate: where cosine decay ends, and what averaging goes on with
 ASKED_AT_ONCE = 64  # windows
-NORMED_WINDOWS = 2048  # give the batch norms of averaged weights their means
 CLIP = 5.0  # the longest gradient
 
 
@@ -217,7 +216,7 @@ class _Deep:
 
     @torch.no_grad()
     def _average(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Take weights into the mean, and return it with batch norms that fit it."""
+        """Take weights into the mean, and return it."""
         self.averaged += 1
         if self.averaged == 1:
             self.mean = weights
@@ -226,29 +225,7 @@ class _Deep:
                 name: mean + (weights[name] - mean) / self.averaged
                 for name, mean in self.mean.items()
             }
-        norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm2d)]
-        if norms:
-            self._assign(self.mean)
-            self._refresh(norms)
-            self.mean = self._weights()
-            self._assign(weights)
         return self.mean
-
-    def _refresh(self, norms: list[nn.BatchNorm2d]) -> None:
-        """Give batch norms the mean and variance that they see with these weights."""
-        momenta = [norm.momentum for norm in norms]
-        self.network.train()
-        spec, count = self.start.spec, len(self.train.index)
-        chosen = np.unique(np.linspace(0, count - 1, min(count, NORMED_WINDOWS)).astype(np.int64))
-        # Labels mostly stand together in a table, and no batch may have one alone.
-        parts = -(-len(chosen) // self.options.batch)
-        for number in range(parts):
-            for norm in norms:
-                norm.momentum = 1 / (number + 1)
-            x = torch.from_numpy(self.train.take(chosen[number::parts])).to(self.options.device)
-            self.network(x.view(len(x), spec.frames, spec.bands))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
     @torch.no_grad()
     def _loss_of(self, weights: dict[str, Tensor], examples: Examples) -> float:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+JETSON_LOAD = Path("/sys/devices/platform/gpu.0/load")  # in tenths of a percent
 
 
 class Precision:
@@ -56,4 +60,15 @@ def gpu_load(device: str) -> tuple[float | None, float | None]:
     try:
         return memory, float(torch.cuda.utilization())
     except (ModuleNotFoundError, RuntimeError):  # needs NVIDIA's own library, which few have
-        return memory, None
+        return memory, utilisation()
+
+
+def utilisation(command: str = "nvidia-smi", jetson: Path = JETSON_LOAD) -> float | None:
+    """Return how busy the first GPU is in percent, by what every driver brings; None if unknown."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(jetson.read_text()) / 10
+    query = [command, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    with contextlib.suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
+        told = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+        return float(told.stdout.splitlines()[0])
+    return None
