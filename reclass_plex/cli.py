@@ -30,6 +30,7 @@ from reclass_plex import (
     cli_models,
     cli_notify,
     cli_organize,
+    cli_review,
     cli_similar,
     cli_train,
     console,
@@ -73,6 +74,7 @@ app.add_typer(cli_learn.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_history.app)
 app.add_typer(cli_similar.app)
+app.add_typer(cli_review.app)
 app.add_typer(cli_daemon.app)
 app.add_typer(cli_access.app)
 app.add_typer(cli_access.tokens, name="token")

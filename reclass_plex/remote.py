@@ -151,6 +151,13 @@ class UndoCount(Message):
     decisions: int
 
 
+class PreviewRequest(Message):
+    """Options of `policy` that would be others, by name, and how many examples to show."""
+
+    policy: dict[str, Any] = Field(default={}, max_length=30)
+    sample: int = Field(default=50, ge=0, le=1000)
+
+
 class ReclassifyRequest(Message):
     """Which tracks are to be classified again; a dry run only counts them."""
 

@@ -239,6 +239,19 @@ class Store:
         with self.transaction(write=False) as connection:
             return [_known_track(row, row.path) for row in connection.execute(query)]
 
+    def tracks_below(self, paths: Collection[Path]) -> list[int]:
+        """Return the ids of the tracks that could be read, at and below paths, by path."""
+        places = (at_or_below(tracks.c.path, path) for path in paths)
+        query = sa.select(tracks.c.id).where(sa.or_(*places), tracks.c.digest.is_not(None))
+        with self.transaction(write=False) as connection:
+            return list(connection.execute(query.order_by(tracks.c.path)).scalars())
+
+    def count_tracks(self) -> int:
+        """Count all tracks that were ever seen."""
+        with self.transaction(write=False) as connection:
+            query = sa.select(sa.func.count()).select_from(tracks)
+            return int(connection.execute(query).scalar_one())
+
     def album_of(self, track_id: int) -> list[int]:
         """Return the ids of the tracks of a track's album, itself among them, by path."""
         album = sa.select(tracks.c.album).where(tracks.c.id == track_id).scalar_subquery()

@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from dataclasses import asdict
 from typing import Literal
 
 from reclass_plex import decisions, undoing
@@ -22,9 +23,11 @@ from reclass_plex.errors import StoreBusy, printable
 from reclass_plex.jobs import Jobs
 from reclass_plex.placements import Placements
 from reclass_plex.placing import repair as settle
+from reclass_plex.preview import Preview, change_policy, preview
 from reclass_plex.remote import (
     DecideResult,
     Operation,
+    PreviewRequest,
     RefusedTrack,
     UndoCount,
     UndoRequest,
@@ -187,6 +190,33 @@ class Actions:
 
         return self.operations.start("undo", work, writes=True, run_id=wanted.run_id)
 
+    # Settings
+
+    def preview(self, wanted: PreviewRequest) -> Operation:
+        """Begin to find out what other settings of the policy would do to the library.
+
+        The operation's result is a `preview.Preview`. Raises ConfigError, naming what is wrong.
+        """
+        config = self._config()
+        policy = change_policy(config.policy, wanted.policy)
+        ensemble = Ensemble.from_config(config)
+
+        def work(progress: Progress) -> dict[str, object]:
+            progress.begin(self._store.count_tracks())
+            found = preview(
+                self._store,
+                ensemble.fingerprint,
+                ensemble.taxonomy,
+                policy,
+                config.policy,
+                sample=wanted.sample,
+                on_progress=progress.advance,
+                should_stop=progress.should_stop,
+            )
+            return _plain(found)
+
+        return self.operations.start("preview", work, writes=False)
+
     def _plan(self, wanted: UndoRequest) -> undoing.UndoPlan:
         return undoing.plan_undo(
             self._store,
@@ -194,6 +224,13 @@ class Actions:
             track_ids=wanted.track_ids,
             since=wanted.since,
         )
+
+
+def _plain(found: Preview) -> dict[str, object]:
+    """Return a preview as plain values for JSON. Paths are text as the browser shows it."""
+    plain = asdict(found)
+    plain["sample"] = [{**asdict(one), "path": printable(one.path)} for one in found.sample]
+    return plain
 
 
 def _count(one: undoing.Undone, counts: Counter[str], progress: Progress) -> None:
