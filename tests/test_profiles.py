@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,7 +73,11 @@ def run(models: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def gpu(models: Path) -> EnsembleSpec:
-    """A profile of MusiCNN, MERT and OpenJMLA, trained on nothing; no weights yet."""
+    return install_gpu(models)
+
+
+def install_gpu(models: Path) -> EnsembleSpec:
+    """Install a profile of MusiCNN, MERT and OpenJMLA, trained on nothing; no weights yet."""
     heads = [
         make_head("mert", "mert-95m", 32, READOUT, seed=1),
         make_head("jmla", "jmla", 64, None, seed=2),
@@ -84,18 +89,28 @@ def gpu(models: Path) -> EnsembleSpec:
     return install_ensemble(models, "gpu", heads, stages)
 
 
+@pytest.fixture(scope="module")
+def fetched_once(server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fetched")
+    models = root / "reclass-plex" / "models"
+    install_gpu(models)
+    write_tiny_mert(root / "mert")
+    write_tiny_jmla(root / "jmla")
+    publish("mert-95m", root / "mert", server, models)
+    publish("jmla", root / "jmla", server, models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", os.fspath(root))
+        for name in ("mert-95m", "jmla"):
+            fetch = ["models", "fetch", name, "--mirror", server.url, "--accept-licence"]
+            result = CliRunner().invoke(app, fetch)
+            assert result.exit_code == 0, result.output
+    return models
+
+
 @pytest.fixture
-def fetched(
-    gpu: EnsembleSpec, models: Path, server: ModelServer, tmp_path: Path, run: Callable[..., Result]
-) -> Path:
-    """The same with its weights, fetched by the command."""
-    write_tiny_mert(tmp_path / "mert")
-    write_tiny_jmla(tmp_path / "jmla")
-    publish("mert-95m", tmp_path / "mert", server, models)
-    publish("jmla", tmp_path / "jmla", server, models)
-    for name in ("mert-95m", "jmla"):
-        result = run("models", "fetch", name, "--mirror", server.url, "--accept-licence")
-        assert result.exit_code == 0, result.output
+def fetched(gpu: EnsembleSpec, models: Path, fetched_once: Path) -> Path:
+    """The same with its weights, which the command fetched: a copy of the test's own."""
+    shutil.copytree(fetched_once, models, dirs_exist_ok=True)
     return models
 
 

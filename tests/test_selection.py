@@ -207,8 +207,9 @@ def test_it_comes_back_from_json_with_paths_that_are_no_utf_8() -> None:
     assert Selection.model_validate(json.loads(text)) == selection
 
 
-def test_a_hundred_thousand_tracks_stream(store: Store, music: Path) -> None:
-    rows = [(os.fsencode(music / f"{n}.mp3"), str(n)) for n in range(100_000)]
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.nightly)])
+def test_many_tracks_stream(store: Store, music: Path, count: int) -> None:
+    rows = [(os.fsencode(music / f"{n}.mp3"), str(n)) for n in range(count)]
     genres = json.dumps([["Rock", 0.4], *(["Pop", 0.01] for _ in range(18))])
     with store.transaction() as connection:
         connection.connection.executemany(
@@ -223,7 +224,7 @@ def test_a_hundred_thousand_tracks_stream(store: Store, music: Path) -> None:
         )
     began = time.process_time()
     assert names(store, genre="Rock", below=0.5) == set()  # none of the files is there
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < count / 10_000
     began = time.process_time()
     assert names(store, paths=(music / "rap",), below=0.6) == {CAFE, QUIET}
     assert time.process_time() - began < 0.1  # by the index

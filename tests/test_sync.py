@@ -714,7 +714,7 @@ print(result.done, result.unknown, megabytes("VmHWM"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-@pytest.mark.parametrize("edit", ["list", "edit"])
+@pytest.mark.parametrize("edit", [pytest.param("list", marks=pytest.mark.nightly), "edit"])
 def test_ten_thousand_tracks_are_synced_under_200_mb(
     server: PlexStandIn, library: Library, tmp_path: Path, edit: Literal["list", "edit"]
 ) -> None:

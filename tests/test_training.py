@@ -230,7 +230,7 @@ def make_stage(clips: Clips) -> Stage:
 @pytest.fixture(scope="module")
 def fitted(one_thread: None) -> tuple[Fitted, Clips]:
     clips = make_clips(12)
-    return fit_stage(make_stage(clips), clips, repeats=2), clips
+    return fit_stage(make_stage(clips), clips, repeats=1), clips
 
 
 def test_a_stage_learns_calibrates_and_finds_hidden_genres(fitted: tuple[Fitted, Clips]) -> None:
@@ -239,7 +239,7 @@ def test_a_stage_learns_calibrates_and_finds_hidden_genres(fitted: tuple[Fitted,
     labels = np.tile(clips.label, len(stage.votes))
     assert metrics.accuracy(votes, labels) > 0.5
     assert metrics.calibration_error(votes, labels) < 0.1
-    assert {trial.genre for trial in stage.trials[1]} == {name for name in NAMES if KNOWN[name]}
+    assert {trial.genre for trial in stage.trials[-1]} == {name for name in NAMES if KNOWN[name]}
     assert stage.extension is not None and stage.extension.slope > 0
 
 

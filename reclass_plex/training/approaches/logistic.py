@@ -68,7 +68,9 @@ class _Path:
         self.network = Network(options, train).double().to(options.device).eval()
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         (linear,) = self.network.linears
-        self.penalised = [p for p in self.parameters if p is not linear.bias]
+        self.penalised = np.concatenate(
+            [np.full(p.numel(), p is not linear.bias) for p in self.parameters]
+        )
         # Without layers to weigh, what enters never changes: it is read and standardised once.
         self.enters_once = self.network.scores is None
         self.fixed = list(self._batches(train)) if self.enters_once else None
@@ -119,15 +121,15 @@ class _Path:
         """Return the mean loss with its penalty, and their gradient."""
         self._assign(values)
         self.network.zero_grad()
-        penalty = l2 * torch.stack([p.square().sum() for p in self.penalised]).sum()
-        penalty.backward()  # type: ignore[no-untyped-call]
-        total = float(penalty.detach())
+        drawn = np.where(self.penalised, values, 0.0)
+        total = l2 * float(drawn @ drawn)
         for batch in self._read(self.train):
             loss = self._share(batch, self.train)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        return total, torch.cat([part.reshape(-1) for part in gradients]).cpu().numpy()
+        gradient = torch.cat([part.reshape(-1) for part in gradients]).cpu().numpy()
+        return total, gradient + 2 * l2 * drawn
 
     def _loss(self, examples: Examples) -> float:
         return sum(float(self._share(batch, examples)) for batch in self._read(examples))
