@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -28,8 +26,8 @@ from reclass_plex.audio_collector import MAX_AMPLITUDE
 from reclass_plex.errors import StreamError, StreamLost, printable, visible
 from reclass_plex.http_stream import HttpStream, Stopped
 from reclass_plex.records import FloatArray
+from reclass_plex.stream_source import DEVICES, Source, read_source
 
-DEVICES = ("alsa", "pulse", "avfoundation", "oss", "jack", "sndio", "dshow")  # FFmpeg's inputs
 FORMATS = "aac,aiff,ape,asf,caf,flac,matroska,mov,mp3,mpc,mpc8,ogg,tta,w64,wav,wv"
 _PROBE_BYTES = "65536"  # FFmpeg reads at most so much before it says what it is,
 _PROBE_MICROSECONDS = "500000"  # and listens at most so long
@@ -37,51 +35,24 @@ _READ_BYTES = 4096  # at a time; more would be waited for
 _RATES = range(1000, 768_001)  # Hz
 _DEAF_BYTES = 1 << 20  # of what is no audio, after which it counts as rubbish
 
-Kind = Literal["http", "file", "stdin", "device"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is to be listened to. `address` is a URL, a path or a device's name."""
-
-    kind: Kind
-    address: str
-    device: str = ""
-
-    @property
-    def is_live(self) -> bool:
-        """Tell whether it may come back when it breaks off."""
-        return self.kind == "http"
-
 
 class _Bytes(Protocol):
     def read(self, size: int) -> bytes: ...
 
 
 def parse_source(text: str) -> Source:
-    """Tell URL, device, file and "-" (standard input) apart. Raises StreamError for the rest."""
-    if text == "-":
-        return Source("stdin", "-")
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", text)
-    name = scheme[1].lower() if scheme else ""
-    if name in {"http", "https"}:
-        return Source("http", text)
-    if name in DEVICES and not os.path.exists(text):  # noqa: PTH110 - any text may be asked for
-        if name not in av.formats_available:
-            there = ", ".join(one for one in DEVICES if one in av.formats_available) or "none"
-            raise StreamError(
-                f"{visible(text)}: this FFmpeg has no input {name} (there are: {there}); another"
-                " program can record: arecord -f cd -t wav | reclass-plex listen -"
-            )
-        return Source("device", text.partition(":")[2] or "default", name)
-    if name == "file":
-        text = re.sub(r"^file:(//)?", "", text)
-    elif "://" in text:
+    """Tell URL, device, file and "-" apart, as `read_source` does; the device must be there, too.
+
+    Raises StreamError.
+    """
+    source = read_source(text)
+    if source.device and source.device not in av.formats_available:
+        there = ", ".join(one for one in DEVICES if one in av.formats_available) or "none"
         raise StreamError(
-            f"{visible(text)}: only http, https, files and devices ({', '.join(DEVICES)}) can be"
-            " listened to"
+            f"{visible(text)}: this FFmpeg has no input {source.device} (there are: {there});"
+            " another program can record: arecord -f cd -t wav | reclass-plex listen -"
         )
-    return Source("file", text)
+    return source
 
 
 class AudioStream:

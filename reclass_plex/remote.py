@@ -158,6 +158,37 @@ class PreviewRequest(Message):
     sample: int = Field(default=50, ge=0, le=1000)
 
 
+class RadioGenre(Message):
+    """A genre that plays now, and how sure that is."""
+
+    name: str
+    confidence: float
+
+
+class RadioLine(Message):
+    """What was heard of a live stream at a time (seconds since the epoch), or what befell it.
+
+    `at` counts its seconds of audio; with a `notice` there are no genres.
+    """
+
+    at: float
+    time: float
+    genres: tuple[RadioGenre, ...] = ()
+    unsure: str | None = None
+    changed: bool = False
+    title: str | None = None
+    notice: str | None = None
+
+
+class RadioStatus(Message):
+    """The live stream that is listened to; `lines` are the latest, the newest last."""
+
+    state: Literal["off", "starting", "playing", "lost", "failed"]
+    source: str | None = None
+    error: str | None = None
+    lines: tuple[RadioLine, ...] = ()
+
+
 class ReclassifyRequest(Message):
     """Which tracks are to be classified again; a dry run only counts them."""
 

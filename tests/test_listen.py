@@ -20,10 +20,11 @@ from daemon_tools import DEMO
 from radio import Station, make_station
 
 from reclass_plex import http_stream, live
-from reclass_plex.audio_stream import Source, parse_source
+from reclass_plex.audio_stream import parse_source
 from reclass_plex.errors import StreamError
 from reclass_plex.http_stream import shown
 from reclass_plex.live import LiveNotice, LiveResult, listen
+from reclass_plex.stream_source import Source
 
 CLASSICAL = DEMO / "Czech National Symphony Orchestra - Morning.flac"
 METAL = DEMO / "Muldjord - Mutilated Mime.mp3"
