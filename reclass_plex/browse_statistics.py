@@ -6,7 +6,7 @@ Each figure is counted over an index of `listing`, so that 100,000 tracks take w
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from reclass_plex.genres import TAXONOMIES, canonical_genre, genre_key, is_junk_genre, split_genres
 from reclass_plex.store import Store
-from reclass_plex.tables import jobs, listing
+from reclass_plex.tables import jobs, listing, tracks, verdicts
 
 BINS = 20  # of the histogram of confidence, each 0.05 wide
 _SLACK = 1e-9  # 0.15 / 0.05 is a little less than 3
@@ -140,6 +140,26 @@ def facets(store: Store) -> Facets:
     """Return by what tracks can be narrowed."""
     with store.transaction(write=False) as connection:
         return _facets(connection)
+
+
+def recent_seconds(store: Store, count: int = 200) -> dict[str, float]:
+    """Return the mean seconds that each stage took, of the newest `count` verdicts."""
+    newest = sa.select(listing.c.track_id, listing.c.models).where(listing.c.heard > 0)
+    chosen = newest.order_by(listing.c.heard.desc()).limit(count).subquery()
+    query = (
+        sa.select(verdicts.c.votes)
+        .select_from(chosen.join(tracks, tracks.c.id == chosen.c.track_id))
+        .join(
+            verdicts,
+            sa.and_(verdicts.c.digest == tracks.c.digest, verdicts.c.models == chosen.c.models),
+        )
+    )
+    seconds: defaultdict[str, list[float]] = defaultdict(list)
+    with store.transaction(write=False) as connection:
+        for text in connection.execute(query).scalars():
+            for stage, taken, _ in json.loads(text):
+                seconds[stage].append(taken)
+    return {stage: sum(taken) / len(taken) for stage, taken in sorted(seconds.items())}
 
 
 def _facets(connection: sa.Connection) -> Facets:

@@ -155,6 +155,7 @@ class Daemon:
                 notify("STOPPING=1")
                 log.info("stopping")
                 self._ready = False
+                self.events.close()  # who listens would hold the web server up
                 # It ends while the others do: it may need all of its seconds for the track in hand.
                 self._supervisor.step(time.monotonic(), wanted=False, allowed=False)
 
@@ -395,6 +396,10 @@ class Daemon:
         stack.callback(server.stop)
         write_daemon_file(store_path, server.url, token)
         stack.callback(remove_daemon_file, store_path)
+
+    def config(self) -> Config:
+        """Return the configuration as it is now."""
+        return self._config
 
     def status(self) -> Status:
         """Return what the daemon does."""

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import requests
 
-from reclass_plex.config import WebOptions
+from reclass_plex.config import Config, WebOptions
 from reclass_plex.errors import ConfigError, DaemonError, PlexUnreachable
 from reclass_plex.jobs import Job, Jobs, State
+from reclass_plex.plex import Plex
 from reclass_plex.remote import (
     DaemonClient,
     FolderStatus,
@@ -34,6 +35,8 @@ from reclass_plex.remote import (
 )
 from reclass_plex.selection import Selection
 from reclass_plex.store import Store
+from service.actions import Actions
+from service.events import Events
 from service.hints import Hint
 from service.web import server as server_module
 from service.web.app import create_app
@@ -46,12 +49,17 @@ STRANGE = Path(os.fsdecode(b"/music/caf\xe9 \xff.mp3"))  # no UTF-8
 LOCAL = WebOptions(host="127.0.0.1", port=0)
 
 
+def no_plex() -> contextlib.AbstractContextManager[Plex]:
+    raise ConfigError("there is no Plex server; set plex.url")
+
+
 class Daemon:
     """What the interface needs of a daemon, with a real queue and store behind it."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.jobs = Jobs(store)
+        self.actions = Actions(store, Config, no_plex, events=Events())
         self.hints: queue.SimpleQueue[Hint] = queue.SimpleQueue()
         self.uuid: str | None = None
         self.started = True
@@ -60,6 +68,9 @@ class Daemon:
         self.error: Exception | None = None
         self.entered, self.leave = threading.Event(), threading.Event()
         self.leave.set()
+
+    def config(self) -> Config:
+        return Config()
 
     def status(self) -> Status:
         self.entered.set()

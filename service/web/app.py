@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, FastAPI, Query
@@ -23,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reclass_plex.config import WebOptions
+from reclass_plex.config import Config, WebOptions
 from reclass_plex.jobs import Job, State
 from reclass_plex.remote import (
     MAX_JOBS,
@@ -36,9 +37,13 @@ from reclass_plex.remote import (
 )
 from reclass_plex.selection import Selection
 from reclass_plex.store import Store
+from service.actions import Actions
 from service.hints import Hint
 from service.web import sign_in
 from service.web.access import Access, same
+from service.web.api import control as control_api
+from service.web.api import docs, history, live, metrics, tracks
+from service.web.api.context import PROBLEMS, Api
 from service.web.gate import Gate
 from service.web.problems import HANDLERS, Json
 from service.webhook import Malformed, TooLarge, receive
@@ -46,6 +51,11 @@ from service.webhook import Malformed, TooLarge, receive
 
 class Control(Protocol):
     """What the interface needs of the daemon. Called in threads, save what says otherwise."""
+
+    actions: Actions
+
+    def config(self) -> Config:
+        """Return the configuration as it is now."""
 
     def status(self) -> Status:
         """Return what the daemon does."""
@@ -96,21 +106,22 @@ def create_app(
         exception_handlers=HANDLERS,
     )
     app.state.access = access
-    app.add_middleware(Gate, access=access, options=options)
-    app.include_router(sign_in.router())
+    app.include_router(sign_in.router(), responses=PROBLEMS)
+    on_answer = add_api(app, control, store).observe
+    app.add_middleware(Gate, access=access, options=options, on_answer=on_answer)
     app.include_router(_api(control))
 
-    @app.get("/healthz")
+    @app.get("/healthz", tags=["health"], openapi_extra={"security": []})
     async def healthz() -> Response:
         return Json({"pid": os.getpid()})  # tells the command that it is not some other program
 
-    @app.get("/readyz")
+    @app.get("/readyz", tags=["health"], openapi_extra={"security": []})
     async def readyz() -> Response:
         if not control.ready():
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "still starting, or stopping")
         return Json({"ready": True})
 
-    @app.post("/webhook/{key}")
+    @app.post("/webhook/{key}", include_in_schema=False)
     async def webhook(key: str, request: Request) -> Response:
         if not same(key, webhook_key):
             raise HTTPException(HTTPStatus.NOT_FOUND)
@@ -128,9 +139,25 @@ def create_app(
     return app
 
 
+def add_api(app: FastAPI, control: Control, store: Store) -> metrics.Metrics:
+    """Add the REST API (service/web/api), and return what counts its answers."""
+    api = Api(control, store)
+    figures = metrics.Metrics(api, control)
+    for routes in (
+        tracks.router(api),
+        history.router(api),
+        control_api.router(api, control),
+        live.router(api, control),
+        metrics.router(figures),
+    ):
+        app.include_router(routes, responses=PROBLEMS)
+    app.include_router(docs.router(app, version("reclass-plex")))
+    return figures
+
+
 def _api(control: Control) -> APIRouter:
-    """Return the routes that need the token."""
-    api = APIRouter(prefix="/api", redirect_slashes=False)
+    """Return the routes that the command line uses; others have /api/v1."""
+    api = APIRouter(prefix="/api", redirect_slashes=False, include_in_schema=False)
 
     @api.get("/status")
     def status() -> Response:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -53,8 +54,16 @@ _HEADERS = {
 class Gate:
     """Lets requests through, with `state.principal` for the handlers, or refuses them."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, options: WebOptions) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        access: Access,
+        options: WebOptions,
+        on_answer: Callable[[str, int, float], object] = lambda method, status, seconds: None,
+    ) -> None:
         self._app = app
+        self._on_answer = on_answer
         self._access = access
         self._hosts = {"localhost", "127.0.0.1", "::1", options.host.lower(), *options.names}
         self._any_address = options.host in _WILDCARDS
@@ -67,6 +76,7 @@ class Gate:
             return
         request = Request(scope, receive)
         began = False
+        since = time.perf_counter()
         read = 0
 
         async def bounded() -> Message:
@@ -81,6 +91,7 @@ class Gate:
             nonlocal began
             if message["type"] == "http.response.start":
                 began = True
+                self._on_answer(request.method, message["status"], time.perf_counter() - since)
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -90,7 +101,7 @@ class Gate:
 
         try:
             inner: Receive = bounded
-            refusal = self._refuse_host(request)
+            refusal = self._refuse_at_once(request)
             if refusal is None:
                 refusal, inner = await self._check(request, bounded)
             if refusal is not None:
@@ -109,7 +120,11 @@ class Gate:
             stopping = HTTPStatus.SERVICE_UNAVAILABLE, "stopping; it may yet be done"
             await problem(request, *stopping)(scope, receive, hardened)
 
-    def _refuse_host(self, request: Request) -> Response | None:
+    def _refuse_at_once(self, request: Request) -> Response | None:
+        if "transfer-encoding" in request.headers and "content-length" in request.headers:
+            # A proxy may have gone by the other of the two, and what follows be somebody else's.
+            why = "of Content-Length and Transfer-Encoding only one may be there"
+            return problem(request, HTTPStatus.BAD_REQUEST, why)
         if self._is_us(request.headers.get("host", "")):
             return None
         return problem(

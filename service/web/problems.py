@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from reclass_plex.cursors import BadCursor
 from reclass_plex.errors import (
@@ -33,10 +33,8 @@ _STATUS: dict[type[ReclassError], HTTPStatus] = {
 }
 
 
-class Json(Response):
+class Json(JSONResponse):
     """JSON in ASCII, so that paths that are no UTF-8 come through."""
-
-    media_type = "application/json"
 
     def render(self, content: object) -> bytes:
         """Return the body."""

@@ -61,7 +61,12 @@ def router() -> APIRouter:
             Session(kind=who.kind, name=who.name, scope=who.scope, csrf=csrf_token(request))
         )
 
-    @routes.post("/api/v1/session", status_code=HTTPStatus.NO_CONTENT, summary="Sign in")
+    @routes.post(
+        "/api/v1/session",
+        status_code=HTTPStatus.NO_CONTENT,
+        summary="Sign in",
+        openapi_extra={"security": []},
+    )
     def begin(wanted: SignIn, request: Request) -> Response:
         access = access_of(request)
         key = access.sign_in(request, wanted.password)

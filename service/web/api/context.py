@@ -1,0 +1,106 @@
+"""What the routers share: the daemon and its store, kinds of parameters, documented errors."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from reclass_plex.config import Config
+from reclass_plex.cursors import MAX_CURSOR
+from reclass_plex.store import Store
+from service.actions import Actions
+
+if TYPE_CHECKING:
+    from reclass_plex.similarity import SimilarMusic
+
+MAX_ID = 2**63 - 1  # as SQLite numbers rows
+Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+Cursor = Annotated[
+    str | None, Query(max_length=MAX_CURSOR, description="`next` of the page before")
+]
+Limit = Annotated[int, Query(ge=1, le=500, description="rows of a page, at most")]
+
+
+class Backend(Protocol):
+    """What the routers need of the daemon besides `Control`."""
+
+    actions: Actions
+
+    def config(self) -> Config:
+        """Return the configuration as it is now."""
+
+
+@dataclass
+class Api:
+    """The daemon behind the routers. `similar` is opened with the first question."""
+
+    backend: Backend
+    store: Store
+    _similar: SimilarMusic | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def actions(self) -> Actions:
+        """What people do to tracks."""
+        return self.backend.actions
+
+    def similar(self) -> SimilarMusic:
+        """Return the index of what sounds alike. The import is dear, so it comes late."""
+        from reclass_plex.similarity import SimilarMusic
+
+        with self._lock:
+            if self._similar is None:
+                self._similar = SimilarMusic.open(self.store)
+            return self._similar
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457). `detail` is for people, `kind` a stable word for programs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    status: int
+    detail: str
+    kind: str | None = None
+    errors: tuple[dict[str, str], ...] | None = None
+
+
+_WHY = {
+    400: "The body is no JSON, or no text",
+    401: "No token, or a wrong one",
+    403: "The token may only read, or a page of another site asks",
+    404: "There is no such thing",
+    409: "Another process changes files now",
+    413: "The body is too large",
+    415: "The body is of another type",
+    421: "Another host was asked for",
+    422: "A parameter, or what was asked for, makes no sense; the detail says which",
+    429: "Too often",
+    500: "An error of the daemon",
+    503: "Not now: the daemon stops, or Plex is away",
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": why,
+        "content": {
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+        },
+    }
+    for status, why in _WHY.items()
+}
+
+
+# A request that is no HTTP is answered before any of this.
+PROBLEMS[400]["content"]["text/plain"] = {"schema": {"type": "string"}}
+
+
+def not_found(what: str) -> HTTPException:
+    """Return the error that there is no such thing."""
+    return HTTPException(HTTPStatus.NOT_FOUND, f"there is no such {what}")
