@@ -229,6 +229,8 @@ def test_pages_lead_to_the_login_and_programs_are_told(shared: WebServer) -> Non
     assert (status, headers["location"]) == (303, "/login?next=/library%3Fq%3Da%26b%3Dc")
     assert browser.ask("GET", "/", Accept="text/html")[1]["location"] == "/login"
     assert browser.ask("GET", "/library")[0] == 401
+    for hidden in ("/login%3F/../api/status", "/static/..%2Fapi%2Fstatus", "/api%2Fstatus"):
+        assert browser.ask("GET", hidden)[0] in {401, 404}
     assert browser.ask("POST", "/library", Accept="text/html")[0] == 401
     assert browser.ask("GET", "/api/status", Accept="text/html")[0] == 401
     for path, expected in (

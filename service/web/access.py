@@ -106,9 +106,9 @@ class Access:
 
     def identify(self, headers: Headers, peer: str) -> Principal | None:
         """Return who asks from the address `peer`, None if it is not known."""
-        if (given := headers.get("authorization")) is not None:
-            scheme, _, key = given.partition(" ")
-            return self._bearer(key.strip()) if scheme.lower() == "bearer" else None
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":  # others are for a proxy before us
+            return self._bearer(given.strip())
         if self._user_header and self.is_proxy(peer):
             user = headers.get(self._user_header, "").strip()
             if user and len(user) <= _MAX_USER and user.isprintable():
