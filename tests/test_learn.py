@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from reclass_plex.cli import app
 from reclass_plex.config import Config, EnsembleOptions
 from reclass_plex.costs import measure_costs, patient
+from reclass_plex.decided import Decisions, Word
 from reclass_plex.ensemble import LEARNED_STAGE, Ensemble
 from reclass_plex.errors import ConfigError, FileError, ModelError, NoSpace
 from reclass_plex.genres import DEFAULT
@@ -29,7 +30,8 @@ from reclass_plex.heads import Head
 from reclass_plex.learned_genres import FOLDER, OTHER, find_learned, share_out
 from reclass_plex.records import Embedding, GenreScore, Verdict
 from reclass_plex.store import Store
-from reclass_plex.training.datasets.library import LabelledTrack
+from reclass_plex.training import learn_examples
+from reclass_plex.training.datasets.library import LabelledTrack, tracks_of_store
 from reclass_plex.training.learn import install, learn, roll_back
 from reclass_plex.training.learn_examples import parse_genres, read_lesson
 from reclass_plex.training.learn_preview import preview
@@ -273,6 +275,28 @@ def test_what_counts_as_an_example(store: Store) -> None:
     assert np.bincount(told.table.labels).tolist() == [21, 31]
     assert told.warnings == ("left out: Anime: no track of it, save what we wrote",)
     assert len(told.remarks) == 2
+
+
+def test_a_persons_word_counts_before_all_that_files_say(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracks = add_tracks(store, "K-Pop", 18) + add_tracks(store, "Rock", 30)
+    copy, silent = tracks[20].path.with_suffix(".mp3"), Path("/nowhere/silent.flac")
+    store.save_track(copy, 1, 1, digest="Rock 2", genres=("Rock",), album="/nowhere\nCopies")
+    store.save_track(silent, 1, 1, digest="Rock 3", album="/nowhere\nOther")
+    words = [Word(1, f"Rock {n}", ("k pop",), "correct", "Rock") for n in (2, 3, 4)]
+    words.append(Word(1, "K-Pop 0", ("Trot",), "correct", "Rock"))
+    Decisions(store).record(words, store.start_run("review"), 1.0)
+    monkeypatch.setattr(learn_examples, "MOST_OTHERS", 20)  # of 28
+    told = read_lesson(store, tracks_of_store(store, lambda path: None), ("K-Pop",), 20)
+    labels = dict(zip(told.table.keys, told.table.labels.tolist(), strict=True))
+    assert [labels[f"Rock {n}"] for n in (2, 3, 4)] == [0, 0, 0]  # copies do not contradict
+    assert labels["K-Pop 0"] == 1  # another genre, and not left out for there being enough
+    assert np.bincount(told.table.labels).tolist() == [20, 20]
+    assert not any("copies" in remark for remark in told.remarks)
+    Decisions(store).forget(["Rock 2", "Rock 3", "Rock 4", "K-Pop 0"])
+    with pytest.raises(ConfigError, match="18 tracks"):
+        read_lesson(store, tracks_of_store(store, lambda path: None), ("K-Pop",), 20)
 
 
 def test_a_store_that_knows_nothing_says_what_to_do(store: Store) -> None:

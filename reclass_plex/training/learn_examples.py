@@ -3,6 +3,8 @@
 Nothing is decoded: what the encoder heard of a track was kept with its verdict. A track with one of
 the genres is an example of it, one with any other genre that says something is an example of
 `OTHER`; one with two of the genres, or without any, is none. Genres that we wrote do not count.
+What a person decided of a recording counts before all that files say, and is never left out for
+there being enough others.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class _Example:
     digest: str
     label: str
     group: str | None  # its album, say, where its artist is not known
+    decided: bool = False
 
 
 def parse_genres(text: str, taxonomy: Taxonomy) -> tuple[str, ...]:
@@ -157,13 +160,13 @@ def _examples(
 ) -> list[_Example]:
     """Return the tracks with one label, each audio once, in the order of their digests."""
     wanted = {genre_key(genre): genre for genre in genres}
-    labels: dict[Path, tuple[str, str | None]] = {}
+    labels: dict[Path, tuple[str, str | None, bool]] = {}
     for track in tracks:
         label, why = _label(track, wanted)
         if label is None:
             left_out[why] += 1
         else:
-            labels[track.path] = label, track.group
+            labels[track.path] = label, track.group, track.decided
     if not labels and not left_out:
         raise ConfigError(
             f"{printable(store.path)}: knows no track that has a genre; let it hear your music"
@@ -175,8 +178,9 @@ def _examples(
         for known in store.known_files(page, models=""):
             if known.digest is None:
                 continue
-            label, group = labels[known.path]
-            first = found.setdefault(known.digest, _Example(known.path, known.digest, label, group))
+            label, group, decided = labels[known.path]
+            example = _Example(known.path, known.digest, label, group, decided)
+            first = found.setdefault(known.digest, example)
             if first.label != label:
                 contradicted.add(known.digest)
     if contradicted:
@@ -205,7 +209,8 @@ def _with_embeddings(
     """Return the examples that were heard, at most `MOST_OTHERS` of `OTHER`, and the labels of
     those that were not.
     """
-    order = np.random.default_rng(0).permutation(len(examples))
+    order = np.random.default_rng(0).permutation(len(examples)).tolist()
+    order.sort(key=lambda place: not examples[place].decided)  # the others stay as they were dealt
     chosen, vectors = [], []
     unheard: Counter[str] = Counter()
     others = 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reclass_plex.decided import Decisions
 from reclass_plex.errors import printable
 from reclass_plex.genres import Taxonomy, canonical_genre, genre_key, is_junk_genre, split_genres
 from reclass_plex.plex import Plex, PlexTrack, to_local
@@ -32,12 +33,16 @@ _PAGE = 500  # tracks asked for at once
 
 @dataclass(frozen=True)
 class LabelledTrack:
-    """A track with the genres that somebody gave it; `ours` are those that we wrote there."""
+    """A track with the genres that somebody gave it; `ours` are those that we wrote there.
+
+    `decided`: a person said so of this very recording (`reclass_plex.decisions`).
+    """
 
     path: Path
     genres: tuple[str, ...]
     group: str | None
     ours: tuple[str, ...] = ()
+    decided: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,18 @@ class DoubtfulTrack:
 def tracks_of_store(
     store: Store, artist: Callable[[Path], str | None] = artist_of
 ) -> Iterator[LabelledTrack]:
-    """Yield the known tracks that have a genre, by artist (else by album)."""
+    """Yield the known tracks that have a genre, by artist (else by album).
+
+    What a person decided of a recording counts in place of what its files say.
+    """
+    decided = Decisions(store).all_standing()
     for page in cut((track.path for track in store.iter_tracks(models="")), _PAGE):
         for track in store.known_files(page, models=""):
-            if track.genres:
+            said = decided.get(track.digest or "")
+            if said is not None:
+                group = artist(track.path) or track.album
+                yield LabelledTrack(track.path, said.genres, group, decided=True)
+            elif track.genres:
                 group = artist(track.path) or track.album
                 ours = () if track.undone else track.added
                 yield LabelledTrack(track.path, track.genres, group, ours)
