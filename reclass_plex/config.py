@@ -262,16 +262,26 @@ def load_config(path: Path | None = None) -> Config:
         path = config_path()
         if CONFIG_VARIABLE not in os.environ and not os.path.exists(path):  # noqa: PTH110
             return Config()
-    import yaml
-
     name = printable(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: cannot be read: {error}") from error
+    return parse_config(text, name)
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Validate what a configuration file says; errors call it `name`. Raises ConfigError.
+
+    No YAML aliases: a few lines of them can mean more than fits into the memory.
+    """
+    import yaml
+
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ConfigError(f"{name}: has an alias (*name), which is not allowed here")
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: is not valid YAML: {error}") from error
     if data is None:
         return Config()
@@ -291,4 +301,6 @@ def _describe(name: str, detail: object) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"{name}: {key}: there is no such key; see config.example.yaml"
-    return f"{name}: {key}: has value {detail['input']!r}. {detail['msg']}."
+    value = repr(detail["input"])
+    shown = value if len(value) <= 200 else value[:200] + "..."
+    return f"{name}: {key}: has value {shown}. {detail['msg']}."

@@ -194,6 +194,34 @@ class Ensemble:
         verdict = replace(verdict, moods=heard.moods, styles=heard.styles, seconds=seconds)
         return verdict, listening.embeddings()
 
+    def classify_windows(self, waveform: Waveform) -> tuple[tuple[GenreScore, ...], ...]:
+        """Say what is heard window by window, evenly spread over the excerpt, in time's order.
+
+        By the last stage that needs nothing fetched, alone: its probabilities are calibrated for
+        the whole excerpt, and for a single window only a hint. Raises DeviceError, ModelError.
+        """
+        from reclass_plex import evidence
+        from reclass_plex.device import device_errors
+        from reclass_plex.listening import Listening
+
+        _compute_on_one_core()
+        stages = [stage for stage in self.spec.stages if stage.features.startswith("musicnn")]
+        if not stages:
+            raise ModelError("no stage of this ensemble hears window by window")
+        stage = stages[-1]
+        with device_errors():
+            head = self._heads[stage.name]
+            listening = Listening(waveform, self._encoders, self.device)
+            rows = head.predict(listening.features(stage, head))
+        genres = self.spec.genres
+        votes = (
+            evidence.pool_windows(rows[at : at + 1], stage.sharpness) for at in range(len(rows))
+        )
+        return tuple(
+            _rank(evidence.align(vote, head.card.genres, genres, stage.strangers), genres)
+            for vote in votes
+        )
+
     def _listen(
         self,
         waveform: Waveform,

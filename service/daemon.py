@@ -58,6 +58,7 @@ from service.sd_notify import notify, watchdog_seconds
 from service.supervisor import Supervisor
 from service.watch import Anchor, FolderWatch
 from service.web.app import create_app
+from service.web.pages import build_dashboard
 from service.web.server import WebServer
 
 log = logging.getLogger(__name__)
@@ -391,6 +392,7 @@ class Daemon:
         if not has_password(store_path):
             log.warning("no password is set for the dashboard: reclass-plex password sets one")
         app = create_app(self, self._store, webhook_key=key, api_token=token, options=options)
+        app.include_router(build_dashboard(self, self._store, self._music_folders))
         server = WebServer(app, self._config.web)
         server.start()
         stack.callback(server.stop)
@@ -400,6 +402,15 @@ class Daemon:
     def config(self) -> Config:
         """Return the configuration as it is now."""
         return self._config
+
+    def config_file(self) -> Path | None:
+        """Return where it was read from."""
+        return self._config_file
+
+    def _music_folders(self) -> tuple[Path, ...]:
+        """Return below which folders music may be played to people."""
+        mapped = (Path(one.local) for one in self._config.plex.path_map)
+        return (*self._config.watch.folders, *mapped)
 
     def status(self) -> Status:
         """Return what the daemon does."""

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 
+from service.recent_lines import recent_lines
+
 _CHATTY = ("alembic", "apscheduler", "asyncio", "multipart", "plexapi", "urllib3", "watchdog")
 
 
@@ -15,7 +17,8 @@ def log_format() -> str:
 
 
 def set_up_log(level: int) -> None:
-    """Log to standard error; of the libraries only what is wrong."""
+    """Log to standard error, and for the dashboard; of the libraries only what is wrong."""
     logging.basicConfig(level=level, format=log_format(), stream=sys.stderr)
+    logging.getLogger().addHandler(recent_lines)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

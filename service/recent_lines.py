@@ -1,0 +1,71 @@
+"""The last lines of the log, in memory, for the dashboard; without what looks like a secret."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+KEPT = 1000  # lines
+_LONGEST = 2000  # characters of one
+HIDDEN = "•••"
+# Values beside a name that says what they are, addresses with a password, and the webhook's key.
+_SECRETS = (
+    re.compile(
+        r"((?:token|secret|password|passwd|api[_-]?key|authorization|cookie)[\"']?\s*[=:]\s*"
+        r"(?:bearer\s+)?[\"']?)[^\s&\"',;]+",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+(?=@)"),
+    re.compile(r"(/webhook/)[^\s/?]+"),
+    re.compile(r"(\bbearer\s+)\S+", re.IGNORECASE),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One event: when (seconds since the epoch), how grave (logging's number), what."""
+
+    number: int
+    at: float
+    level: int
+    text: str
+
+
+class RecentLines(logging.Handler):
+    """Keeps what is logged. Put it on the root logger once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[Line] = deque(maxlen=KEPT)
+        self._kept = threading.Lock()
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line; never raises."""
+        try:
+            text = hide_secrets(self.format(record)[:_LONGEST])
+        except Exception:
+            self.handleError(record)
+            return
+        with self._kept:
+            self._count += 1
+            self._lines.append(Line(self._count, record.created, record.levelno, text))
+
+    def newest(self, count: int, at_least: int = logging.NOTSET) -> list[Line]:
+        """Return the newest lines of at least a level, newest first."""
+        with self._kept:
+            lines = list(self._lines)
+        return [line for line in reversed(lines) if line.level >= at_least][:count]
+
+
+def hide_secrets(text: str) -> str:
+    """Return `text` with what looks like a secret left out."""
+    for pattern in _SECRETS:
+        text = pattern.sub(rf"\1{HIDDEN}", text)
+    return text
+
+
+recent_lines = RecentLines()

@@ -1,0 +1,139 @@
+"""One track: what it says, what each stage heard, how it sounds, what was done to it, and undo."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Path
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from reclass_plex import browse
+from reclass_plex.errors import NotHeard
+from reclass_plex.remote import UndoRequest
+from reclass_plex.selection import Selection
+from reclass_plex.similarity import SimilarMusic, Wish
+from service.web.pages.deciding import decide, known_genres, names_in, wait_for
+from service.web.pages.rendering import Context, go_to, is_htmx
+from service.web.texts import text
+from service.web.track_media import MEDIA_TYPES, FileAnswer, Kind, TrackMedia
+
+SIMILAR = 8
+_LINES = 5  # genres drawn over time
+_SAID = {"corrected", "accepted", "undone", "reclassified", "kept"}
+
+TrackId = Annotated[int, Path(ge=1, lt=2**63)]
+
+
+def add_routes(router: APIRouter, context: Context, media: TrackMedia) -> None:
+    """Add the page, and what it shows of a track's audio."""
+    similar_music = SimilarMusic.open(context.store)
+
+    def find(track_id: int) -> browse.TrackDetail:
+        track = browse.find_track(context.store, track_id)
+        if track is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return track
+
+    @router.get("/tracks/{track_id}")
+    def show(
+        request: Request, track_id: TrackId, said: str = "", over_time: bool = False
+    ) -> Response:
+        track = find(track_id)
+        values: dict[str, object] = {
+            "current": "library",
+            "track": track,
+            "row": track.row,
+            "genres": known_genres(context.control),
+            "plays": MEDIA_TYPES.get(track.row.path.suffix.lower()),
+            "over_time": _over_time(media, track) if over_time else None,
+            "said": text(f"track.said.{said}") if said in _SAID else "",
+        }
+        return context.page(request, "track.html", values)
+
+    @router.get("/tracks/{track_id}/similar")
+    def similar(request: Request, track_id: TrackId) -> Response:
+        track = find(track_id)
+        near: list[tuple[int | None, Any]] = []
+        message = ""
+        try:
+            wish = Wish(per_album=1)
+            for one in similar_music.near(track.digest or "", SIMILAR, wish):
+                near.append((browse.find_track_id(context.store, one.path), one))
+        except NotHeard:
+            message = text("track.similar.unheard")
+        return context.page(request, "track_similar.html", {"near": near, "message": message})
+
+    @router.get("/tracks/{track_id}/over-time")
+    def over_time(request: Request, track_id: TrackId) -> Response:
+        if not is_htmx(request):
+            return go_to(f"/tracks/{track_id}?over_time=true")
+        return context.page(
+            request, "track_over_time.html", {"over_time": _over_time(media, find(track_id))}
+        )
+
+    @router.get("/tracks/{track_id}/spectrogram.png")
+    def spectrogram(request: Request, track_id: TrackId) -> Response:
+        return _drawn(request, media, find(track_id), "spectrogram", "image/png")
+
+    @router.get("/tracks/{track_id}/excerpt.wav")
+    def excerpt(request: Request, track_id: TrackId) -> Response:
+        return _drawn(request, media, find(track_id), "excerpt", "audio/wav")
+
+    @router.api_route("/tracks/{track_id}/audio", methods=["GET", "HEAD"])
+    def audio(request: Request, track_id: TrackId) -> Response:
+        path = find(track_id).row.path
+        media_type = MEDIA_TYPES.get(path.suffix.lower())
+        if media_type is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return FileAnswer(request, media.open(path), media_type)
+
+    @router.post("/tracks/{track_id}/decide")
+    def decide_it(
+        track_id: TrackId,
+        kind: Annotated[str, Form()] = "correct",
+        genre: Annotated[str, Form(max_length=700)] = "",
+        other: Annotated[str, Form(max_length=700)] = "",
+        album: Annotated[bool, Form()] = False,
+    ) -> Response:
+        names = names_in(other.strip() or genre) if kind == "correct" else ()
+        decide(context.control, [track_id], names, albums=album)
+        return go_to(f"/tracks/{track_id}?said={'corrected' if names else 'accepted'}")
+
+    @router.post("/tracks/{track_id}/undo")
+    def undo(track_id: TrackId) -> Response:
+        operation = context.control.actions.undo(UndoRequest(track_ids=(track_id,)))
+        ended = wait_for(context.control, operation)
+        kept = ended.state == "failed" or ended.failed
+        return go_to(f"/tracks/{track_id}?said={'kept' if kept else 'undone'}")
+
+    @router.post("/tracks/{track_id}/reclassify")
+    def reclassify(track_id: TrackId) -> Response:
+        path = find(track_id).row.path
+        context.control.reclassify(Selection(paths=(path,)), False)
+        return go_to(f"/tracks/{track_id}?said=reclassified")
+
+
+def _drawn(
+    request: Request, media: TrackMedia, track: browse.TrackDetail, kind: Kind, media_type: str
+) -> Response:
+    etag = f'"{kind}-{track.size:x}-{track.mtime_ns:x}"'
+    headers = {"ETag": etag, "Cache-Control": "private, max-age=600"}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(media.draw(track.row.path, kind), media_type=media_type, headers=headers)
+
+
+def _over_time(media: TrackMedia, track: browse.TrackDetail) -> dict[str, Any]:
+    """Return what is drawn over time: the greatest genres, a value from 0 to 1 a window each."""
+    found = json.loads(media.draw(track.row.path, "windows"))
+    windows = [dict(one) for one in found["windows"]]
+    most = sorted(windows[0], key=lambda name: -max(one[name] for one in windows))[:_LINES]
+    return {
+        "start": found["start"],
+        "seconds": found["seconds"],
+        "lines": [(name, [one[name] for one in windows]) for name in most],
+    }
