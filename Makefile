@@ -40,7 +40,7 @@ test: venv
 
 # The same with the long forms of some tests.
 nightly: venv
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal -m "nightly or not nightly"
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal -m "not browser"
 
 check: venv
 	$(BIN)/ruff format --check .
