@@ -391,6 +391,15 @@ def test_a_child_draws_and_decodes(visitor: Visitor, store: Store, song: Path) -
         assert 20 < heard.getnframes() / 22050 < 31
 
 
+def test_what_is_heard_window_by_window(visitor: Visitor, store: Store, song: Path) -> None:
+    track = add_track(store, song, digest="a" * 64)
+    part = visitor.get(f"/tracks/{track}/over-time", HX_Request="true").text
+    assert part.count("<svg") == 5
+    assert "Metal" in part and "25 s" in part
+    elsewhere = visitor.get(f"/tracks/{track}/over-time").headers["Location"]
+    assert 'id="over-time-shown"' in visitor.get(elsewhere).text
+
+
 def test_a_damaged_file_is_named_and_harms_nobody(
     visitor: Visitor, store: Store, music: Path
 ) -> None:

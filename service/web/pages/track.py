@@ -130,10 +130,11 @@ def _drawn(
 def _over_time(media: TrackMedia, track: browse.TrackDetail) -> dict[str, Any]:
     """Return what is drawn over time: the greatest genres, a value from 0 to 1 a window each."""
     found = json.loads(media.draw(track.row.path, "windows"))
-    windows = [dict(one) for one in found["windows"]]
-    most = sorted(windows[0], key=lambda name: -max(one[name] for one in windows))[:_LINES]
+    windows = [dict(one) for one in found["windows"]]  # what is hardly there is left out
+    names = {name for one in windows for name in one}
+    most = sorted(names, key=lambda name: (-max(one.get(name, 0) for one in windows), name))
     return {
         "start": found["start"],
         "seconds": found["seconds"],
-        "lines": [(name, [one[name] for one in windows]) for name in most],
+        "lines": [(name, [one.get(name, 0) for one in windows]) for name in most[:_LINES]],
     }
