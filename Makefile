@@ -17,7 +17,7 @@ TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # Threads of a test would wait in busy loops for those of the test beside it.
 test nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo run test nightly check types format clean install uninstall
+.PHONY: venv demo run test frontend browser-test screenshots nightly check types format clean install uninstall
 
 venv: $(VENV)/.ready
 
@@ -46,6 +46,22 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(MAKE) --no-print-directory -j2 types test
+	$(MAKE) --no-print-directory browser-test
+
+# The dashboard in a real browser, which Debian's apt installs if it is missing and we may.
+browser-test: venv
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || true
+	@if command -v chromium >/dev/null; then $(BIN)/python -m pytest -m browser tests/browser; else \
+	  echo "The browser tests were left out: chromium is missing (as root: apt install chromium)"; fi
+
+# What the browser loads, from npm, as package-lock.json names it. The copies are committed.
+frontend: venv
+	cd frontend && npm ci --ignore-scripts --no-audit --no-fund
+	$(BIN)/python frontend/vendor.py
+
+screenshots: venv
+	$(BIN)/python demo/screenshots.py
 
 types: venv
 	$(BIN)/mypy

@@ -2,7 +2,8 @@
 
 Runs the real daemon and the real commands on copies of the demo music in .demo/ beside this
 repository; nothing else is touched. The Plex server is the tests' stand-in, which speaks Plex's
-protocol. At the end everything is taken back, byte for byte. `make run` leaves it running instead.
+protocol. At the end everything is taken back, byte for byte. `make run` leaves it running, with its
+dashboard, instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +24,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from reclass_plex.config import WebOptions
+
 DEMO = Path(__file__).parent
 ROOT = DEMO.parent
 SCRATCH = ROOT / ".demo"
@@ -29,6 +33,7 @@ MUSIC = SCRATCH / "Music"
 NOT_MUSIC = {".py", ".md"}
 PATIENCE_SECONDS = 180.0
 TOKEN = "demo-token"  # noqa: S105 - of the stand-in, on this machine
+PORT = WebOptions().port
 SEEN_AS = "/data/music"  # the folder's name on the server, as in a container
 ENVIRONMENT = os.environ | {
     "XDG_STATE_HOME": str(SCRATCH / "state"),
@@ -75,13 +80,16 @@ def plex_server() -> Iterator[str]:
 
 
 @contextmanager
-def daemon(plex_url: str) -> Iterator[subprocess.Popen[str]]:
+def daemon(
+    plex_url: str, *, port: int = 0, min_confidence: float = 0.5
+) -> Iterator[subprocess.Popen[str]]:
     """Configure and run the daemon; its log goes to .demo/daemon.log."""
     folder = SCRATCH / "config" / "reclass-plex"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         f"watch:\n  folders: [{json.dumps(str(MUSIC))}]\n  settle_seconds: 1\n"
-        "web:\n  port: 0\n"
+        f"web:\n  port: {port}\n"
+        f"policy:\n  min_confidence: {min_confidence}\n"
         f"plex:\n  url: {plex_url}\n"
         f"  path_map: [{{plex: {SEEN_AS}, local: {json.dumps(str(MUSIC))}}}]\n"
     )
@@ -106,6 +114,27 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             sys.exit(f"error: {what} did not happen in time; see {SCRATCH / 'daemon.log'}")
         time.sleep(0.2)
+
+
+def is_running() -> bool:
+    """Say whether the daemon answers."""
+    return bool(reclass_plex("status")[0]["state"] != "not running")
+
+
+def dashboard_link() -> str:
+    """Return an address of the dashboard that signs a browser in, once."""
+    return str(reclass_plex("dashboard")[0]["url"])
+
+
+def free_port(wanted: int) -> int:
+    """Return a port if nobody has it, else 0: any other."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return 0
+    return wanted
 
 
 def in_plex(url: str) -> dict[str, tuple[str, str]]:
@@ -172,10 +201,8 @@ def main() -> None:
     shutil.rmtree(SCRATCH, ignore_errors=True)
     MUSIC.mkdir(parents=True)
     tracks = find_music()
-    with plex_server() as url, daemon(url):
-        wait_until(
-            lambda: reclass_plex("status")[0]["state"] != "not running", "the daemon's start"
-        )
+    with plex_server() as url, daemon(url, port=free_port(PORT) if keep else 0):
+        wait_until(is_running, "the daemon's start")
         console.print("\nreclass-plexd watches .demo/Music, and a Plex server serves it")
         console.print(f"{len(tracks)} freely licensed tracks arrive (demo/ATTRIBUTION.md) ...\n")
         started = time.monotonic()
@@ -204,12 +231,16 @@ def main() -> None:
             sys.exit("error: undo did not restore Plex")
         console.print("\n[green]every file is again what it was, byte for byte; Plex too[/green]")
     console.print("Your own music: .venv/bin/reclass-plex tag ~/Music --dry-run")
+    console.print(f"The dashboard, with these tracks: make run, then http://127.0.0.1:{PORT}")
 
 
 def _stay(url: str) -> None:
     """Run until interrupted."""
     console.print(f"Plex stand-in: {url}, token {TOKEN}; log: {SCRATCH / 'daemon.log'}")
     console.print(f"Drop music into {MUSIC}; Ctrl-C ends it")
+    link = dashboard_link()
+    console.print(f"[bold]Dashboard: {link}[/bold]", soft_wrap=True)
+    console.print("(This signs one browser in, within ten minutes: reclass-plex dashboard)")
     try:
         while True:
             time.sleep(3600)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import PASSWORD, Home, Visit
 from daemon_tools import wait_until
 from playwright.sync_api import expect
 
+from browser.conftest import PASSWORD, Home, Visit
 from reclass_plex.tags import read_tags
 
 pytestmark = pytest.mark.browser

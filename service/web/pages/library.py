@@ -85,7 +85,12 @@ def add_routes(router: APIRouter, context: Context) -> None:
         }
         if is_htmx(request) and wanted.cursor:
             return context.page(request, "library_rows.html", values)
-        values["count"] = browse.count_tracks(context.store, wanted.filter(), at_most=COUNTED + 1)
+        if page.next is None and not wanted.cursor:
+            values["count"] = len(page.rows)  # all of them: no second search
+        else:
+            values["count"] = browse.count_tracks(
+                context.store, wanted.filter(), at_most=COUNTED + 1
+            )
         values["at_most"] = COUNTED
         if is_htmx(request):
             return context.page(request, "library_results.html", values)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Form
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reclass_plex.jobs import HELD, IN_LINE, Job, Jobs
+from reclass_plex.jobs import HELD, IN_LINE, Job, Jobs, State
 from reclass_plex.remote import JobId
 from service.web.pages.rendering import Context, go_to
 from service.web.texts import text
@@ -30,8 +30,8 @@ def add_routes(router: APIRouter, context: Context) -> None:
         """Return what the templates need, None if all of it is as it was `seen`."""
         status = context.control.status()
         in_hand = jobs.list_jobs(*HELD, limit=IN_HAND)
-        recent = jobs.list_jobs("done", "skipped", "review", limit=SHOWN)
-        failed = jobs.list_jobs("failed", limit=SHOWN)
+        recent = _newest(jobs, "done", "skipped", "review")
+        failed = _newest(jobs, "failed")
         rate = (status.per_minute or 0) * 60
         coarse = {"per_minute": round(rate, -1 if rate > 100 else 0), "seconds_left": None}
         shown = (status.model_copy(update=coarse), in_hand, recent, failed)
@@ -78,6 +78,12 @@ def add_routes(router: APIRouter, context: Context) -> None:
     def retry(job: Annotated[JobId | None, Form()] = None) -> Response:
         count = context.control.revive(None if job is None else [job])
         return go_to(f"/?said=retried&n={count}")
+
+
+def _newest(jobs: Jobs, *states: State) -> list[Job]:
+    """Return the latest of several states: each is asked alone, as its index is in this order."""
+    found = [job for state in states for job in jobs.list_jobs(state, limit=SHOWN)]
+    return sorted(found, key=lambda job: -job.changed)[:SHOWN]
 
 
 def _track_ids(context: Context, jobs: Collection[Job]) -> dict[Path, int]:
