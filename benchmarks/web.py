@@ -100,7 +100,7 @@ def scroll(visitor: Visitor) -> None:
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         context = browser.new_context()
-        key = visitor.session.cookies["reclass-session"]
+        key = visitor.session.cookies["reclass-session"] or ""
         context.add_cookies([{"name": "reclass-session", "value": key, "url": visitor.url}])
         page = context.new_page()
         page.goto(visitor.url + "/library")

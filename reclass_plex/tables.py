@@ -234,7 +234,7 @@ jobs = sa.Table(
     sa.Column("changed", sa.Float, nullable=False),  # the state's last change
     sa.Index("ix_jobs_line", "state", "bulk", "due"),
     sa.Index("ix_jobs_folder", "folder", "state", "due"),
-    sa.Index("ix_jobs_changed", "state", "changed", "id"),
+    sa.Index("ix_jobs_newest", "state", "changed", "id"),
     sa.Index("ix_jobs_changed", "changed"),
 )
 

@@ -180,7 +180,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_line", "jobs", ["state", "bulk", "due"])
     op.create_index("ix_jobs_folder", "jobs", ["folder", "state", "due"])
-    op.create_index("ix_jobs_changed", "jobs", ["state", "changed", "id"])
+    op.create_index("ix_jobs_newest", "jobs", ["state", "changed", "id"])
     op.create_index("ix_jobs_changed", "jobs", ["changed"])
     op.create_table(
         "decisions",
