@@ -71,6 +71,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope.get("path", "")
+        if path.startswith("/webhook/"):  # a wrong key looks like any other unknown address
+            send = _harden(send)
         if scope["type"] != "http" or path in _OPEN or path.startswith("/webhook/"):
             await self._app(scope, receive, send)
             return
@@ -248,3 +250,16 @@ def _without_port(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
+
+
+def _harden(send: Send) -> Send:
+    """Return a `send` that adds what any answer has here."""
+
+    async def hardened(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in (*_HEADERS.items(), ("Cache-Control", "no-store")):
+                headers.setdefault(name, value)
+        await send(message)
+
+    return hardened
