@@ -91,6 +91,16 @@ def decode_excerpt(path: Path, excerpt: Excerpt) -> Waveform:
         return Waveform(piece.samples, piece.rate, piece.start, track_seconds)
 
 
+def audio_seconds(path: Path) -> float:
+    """Return how long a track is, by its header where that tells; nothing is decoded.
+
+    Raises NotAudio, Unreadable or RetryLater (FileChanged if the file changes meanwhile).
+    """
+    with _opened(path) as source:
+        stated = source.stated_seconds()
+        return source.measured_seconds() if stated is None or source.is_guess() else stated
+
+
 def ffmpeg_version() -> str:
     """Return the version of FFmpeg that decodes."""
     return str(av.ffmpeg_version_info)

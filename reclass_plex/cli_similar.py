@@ -40,7 +40,7 @@ SHOWN = 5  # of the tracks that could not be put into a playlist
 
 @app.command()
 def similar(
-    track: Annotated[Path, typer.Argument(help="An audio file.", show_default=False)],
+    track: Annotated[Path | None, typer.Argument(help="An audio file.", show_default=False)] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Tracks.")] = COUNT,
     genre: Annotated[
         list[str] | None, typer.Option(help="Only of this genre; again for more.")
@@ -67,12 +67,21 @@ def similar(
     plex_playlist: Annotated[
         str | None, typer.Option(metavar="NAME", help="Write a playlist to Plex, the track first.")
     ] = None,
+    duplicates: Annotated[
+        bool,
+        typer.Option("--duplicates", help="Instead: recordings that are there in several files."),
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
     """Find the tracks that sound most like one, among all that were heard."""
     config = configure(config_file)
+    if duplicates and track is None:
+        _list_duplicates(config, as_json=as_json)
+        return
+    if track is None or duplicates:
+        raise ConfigError("name either a track, or --duplicates")
     path = full_path(track)
     target = None if m3u is None else full_path(m3u)
     if target is not None and not is_replaceable(target):
@@ -97,6 +106,40 @@ def similar(
             left_out += _write_to_plex(store, config, config_file, plex_playlist, tracks, yes)
     if left_out:
         raise typer.Exit(FAILED)
+
+
+def _list_duplicates(config: Config, *, as_json: bool) -> None:
+    from reclass_plex.duplicates import find_duplicates
+
+    with Store.open(config.store.resolve()) as store:
+        music = SimilarMusic.open(store)
+        _update(music)
+        with console.showing_progress(None, "comparing") as advance:
+            found = find_duplicates(music, progress=advance)
+    for group in found:
+        if as_json:
+            console.print_json(
+                {
+                    "identical": group.identical,
+                    "differing_bits": round(group.bits, 4),
+                    "files": [
+                        {
+                            "path": os.fspath(one.path),
+                            "bytes": one.bytes,
+                            "seconds": None if one.seconds is None else round(one.seconds, 2),
+                        }
+                        for one in group.files
+                    ],
+                }
+            )
+            continue
+        how = "the same audio" if group.identical else "the same recording"
+        console.say(f"{how}:")
+        for one in group.files:
+            console.say(f"  {console.short_path(one.path)}  [{one.bytes / 1e6:.1f} MB]")
+    if not as_json:
+        extra = sum(len(group.files) - 1 for group in found)
+        console.say(f"{len(found)} recordings in several files, {extra} files more than needed")
 
 
 def _update(music: SimilarMusic) -> None:

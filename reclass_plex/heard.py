@@ -171,6 +171,18 @@ class HeardTracks:
             for key, digest in digests.items()
         }
 
+    def with_several_files(self) -> list[int]:
+        """Return the ids of recordings that were seen at more than one path."""
+        query = (
+            sa.select(embeddings.c.id)
+            .join(tracks, tracks.c.digest == embeddings.c.digest)
+            .where(self._mine)
+            .group_by(embeddings.c.id)
+            .having(sa.func.count() > 1)
+        )
+        with self._store.transaction(write=False) as connection:
+            return list(connection.execute(query).scalars())
+
     def with_genres(self, genres: Collection[str]) -> Ids:
         """Return the ids of all recordings with one of these genres (`genre_key`) in a file.
 

@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +145,35 @@ class SimilarMusic:
                     if key in known:
                         choice.offer(known[key], float(similarity))
         return tuple(choice.taken[:count])
+
+    def pairs(self, least: float, each: int = 8) -> list[tuple[int, int, float]]:
+        """Return pairs of ids that are at least so similar, the most similar first.
+
+        Of each vector's neighbours the nearest `each` are looked at.
+        """
+        import numpy as np
+
+        known = self._refresh()
+        found: dict[tuple[int, int], float] = {}
+        for ids, vectors in self._heard.read(0, known.read_to, _DESCRIBED):
+            parts = [_nearest(known.ids, known.vectors, vectors, each + 1)]
+            if known.base is not None:
+                parts.append(known.base.search_many(vectors, each + 1))
+            for others, near in parts:
+                for row, column in np.argwhere(near >= least):
+                    one, other = sorted((int(ids[row]), int(others[row, column])))
+                    if one != other:
+                        found[one, other] = float(near[row, column])
+        ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        return [(one, other, near) for (one, other), near in ranked]
+
+    def with_several_files(self) -> list[int]:
+        """Return the ids of recordings that were seen at more than one path."""
+        return self._heard.with_several_files()
+
+    def describe(self, ids: Collection[int]) -> dict[int, HeardRecording]:
+        """Return whose vectors these are, without those of which no file is known."""
+        return self._heard.describe(ids)
 
     def update(
         self,
@@ -388,6 +417,26 @@ def _cosines(vectors: Halves, vector: Floats) -> Floats:
         for start in range(0, len(vectors), _BATCH)
     ]
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def _nearest(
+    ids: Ids, vectors: Halves, queries: Halves, count: int
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return ids and similarities (n, at most count) of the nearest to each of the queries (n, d).
+
+    In no order.
+    """
+    import numpy as np
+
+    if not len(ids):
+        nothing = np.empty((len(queries), 0), np.int64)
+        return nothing, nothing.astype(np.float32)
+    near = queries.astype(np.float32) @ vectors.astype(np.float32).T
+    if near.shape[1] > count:
+        best = np.argpartition(-near, count - 1, axis=1)[:, :count]
+    else:
+        best = np.broadcast_to(np.arange(near.shape[1]), near.shape)
+    return ids[best], np.take_along_axis(near, best, axis=1)
 
 
 def _ranked(ids: Ids, near: Floats, *, without: Ids) -> tuple[Sequence[int], Floats]:

@@ -74,6 +74,17 @@ class VectorIndex:
             found = self._index.search(vector, count, threads=1, exact=exact)
         return found.keys.astype(np.int64), (1 - found.distances).astype(np.float32)
 
+    def search_many(self, vectors: Halves, count: int) -> tuple[Ids, Floats]:
+        """Return keys and similarities (n, at most count), of whatever is nearest to each row."""
+        import numpy as np
+
+        with self._lock:
+            found = self._index.search(vectors, min(count, self.card.count), threads=1)
+        shape = len(vectors), -1
+        # Where fewer were found, the rest is no key, at a distance that is none.
+        near = np.nan_to_num(1 - found.distances.astype(np.float32), nan=-1.0).reshape(shape)
+        return found.keys.astype(np.int64).reshape(shape), near
+
 
 def open_index(path: Path, encoder: str, dims: int) -> VectorIndex | None:
     """Open a file; None if there is none, or none that is whole and of this encoder."""

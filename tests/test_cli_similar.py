@@ -138,3 +138,24 @@ def test_a_playlist_in_plex(music: Path, server: PlexStandIn) -> None:
     assert f"{UNHEARD}: Plex does not have it" in errors.replace("\n", " ")
     expected = [f"/plex/Various/Demo/{name}" for name in names(found)]
     assert [item.files[0] for _, item in playlist.entries] == expected
+
+
+def test_duplicates_are_listed(music: Path) -> None:
+    status, found, _ = run("--duplicates")
+    assert (status, found) == (0, [])
+    copy = music / "again.mp3"
+    shutil.copy(music / HEARD[1], copy)
+    try:
+        runner = typer.testing.CliRunner()
+        assert runner.invoke(app, ["tag", str(copy), "--dry-run"]).exit_code == 0
+        status, (group,), _ = run("--duplicates")
+        assert [Path(one["path"]).name for one in group["files"]] == [HEARD[1], copy.name]
+        assert (group["identical"], group["differing_bits"]) == (True, 0)
+        said = runner.invoke(app, ["similar", "--duplicates"]).stdout
+        assert "the same audio:" in said
+        assert "1 recordings in several files, 1 files more than needed" in said
+    finally:
+        copy.unlink()
+    for arguments in ((), (music / HEARD[0], "--duplicates")):
+        with pytest.raises(ConfigError, match="either a track"):
+            run(*arguments)
