@@ -63,7 +63,7 @@ def store(music: Path) -> Iterator[Store]:
 
 
 def test_formats_cuts_and_copies_are_found(store: Store, music: Path) -> None:
-    compared = []
+    compared: list[int] = []
     groups = find_duplicates(SimilarMusic.open(store), progress=compared.append)
     names = [[file.path.name for file in group.files] for group in groups]
     assert names == [[CITY, "city.flac", "city.mp3"], [ROCK, "rock again.m4a", "rock.m4a"]]
