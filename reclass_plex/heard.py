@@ -6,6 +6,7 @@ An id is a row of `embeddings`: of one recording (audio digest), which may lie a
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,28 +28,41 @@ if TYPE_CHECKING:
     from reclass_plex.vector_index import Halves, Ids
 
 _CHUNK = 500  # values of one IN (...)
+_raw_path = sa.type_coerce(tracks.c.path, sa.LargeBinary)
 
 
 @dataclass(frozen=True)
 class HeardFile:
     """A file of a recording: what it says, and the album it belongs to (see `tables.tracks`)."""
 
-    path: Path
+    raw_path: bytes
     genres: tuple[str, ...]
     album: str | None
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(os.fsdecode(self.raw_path))
 
 
 @dataclass(frozen=True)
 class HeardRecording:
-    """A recording with its files, in the order in which they came, and what was heard last.
+    """A recording with its files, in the order in which they came.
 
-    `heard` is None where that was unsure.
+    `said` is the last verdict's ranked genres, as the store has them; None where it was unsure.
+    Most are only passed by on the way to a few, so that little is unpacked.
     """
 
     id: int
     digest: str
     files: tuple[HeardFile, ...]
-    heard: GenreScore | None
+    said: str | None
+
+    @property
+    def heard(self) -> GenreScore | None:
+        """What was heard in it; None where that was unsure."""
+        ranked = json.loads(self.said)[:1] if self.said is not None else ()
+        return GenreScore(*ranked[0]) if ranked else None
 
 
 class HeardTracks:
@@ -141,13 +155,13 @@ class HeardTracks:
         """Return whose vectors these are, without those of which no file is known."""
         files: dict[int, list[HeardFile]] = defaultdict(list)
         digests: dict[int, str] = {}
-        heard: dict[str, GenreScore | None] = {}
+        heard: dict[str, str | None] = {}
         with self._store.transaction(write=False) as connection:
             for chunk in _chunks(ids):
                 query = (
                     sa.select(
                         *(embeddings.c.id, embeddings.c.digest),
-                        *(tracks.c.path, tracks.c.genres, tracks.c.album),
+                        *(_raw_path.label("raw_path"), tracks.c.genres, tracks.c.album),
                     )
                     .join(tracks, tracks.c.digest == embeddings.c.digest)
                     .where(embeddings.c.id.in_(chunk))
@@ -155,7 +169,7 @@ class HeardTracks:
                 )
                 for row in connection.execute(query):
                     digests[row.id] = row.digest
-                    files[row.id].append(HeardFile(row.path, row.genres, row.album))
+                    files[row.id].append(HeardFile(row.raw_path, row.genres, row.album))
             for some in _chunks(digests.values()):
                 said = (
                     sa.select(verdicts.c.digest, verdicts.c.genres, verdicts.c.unsure)
@@ -163,7 +177,7 @@ class HeardTracks:
                     .order_by(verdicts.c.created)
                 )
                 heard |= {
-                    row.digest: None if row.unsure is not None else _top(row.genres)
+                    row.digest: None if row.unsure is not None else row.genres
                     for row in connection.execute(said)
                 }
         return {
@@ -230,11 +244,6 @@ def unit_rows(
 def has_genre(genres: Sequence[str], keys: Collection[str]) -> bool:
     """Tell whether one of these names is among the genres `keys` (see `genres.genre_key`)."""
     return any(genre_key(name) in keys for name in genres)
-
-
-def _top(genres: str) -> GenreScore | None:
-    ranked = json.loads(genres)[:1]
-    return GenreScore(*ranked[0]) if ranked else None
 
 
 def _chunks(values: Collection[Any]) -> Iterator[list[Any]]:

@@ -50,7 +50,7 @@ FRESH_SHARE = 0.05  # of the index's vectors that may be missing from it,
 DEAD_SHARE = 0.2  # or be in it though the store has them no more, before it is made anew
 MOST_ASKED = 4096  # nearest that the index is asked for; beyond, all vectors are compared
 _BATCH = 8192  # vectors read or compared at a time
-_DESCRIBED = 200  # candidates whose names are looked up at a time
+_DESCRIBED = 200  # candidates at most whose names are looked up at a time
 _SAMPLES = 16  # rows by which an index is known to be of this store
 
 
@@ -135,15 +135,19 @@ class SimilarMusic:
         """
         vector, own, albums = self._query(track)
         choice = _Choice(wish, own, albums)
+        size = count + count // 2  # few, as most wishes are met by the first; then ever more
         for ids, similarities in self._candidates(vector, count, wish):
-            for start in range(0, len(ids), _DESCRIBED):
-                part = [int(key) for key in ids[start : start + _DESCRIBED]]
+            start = 0
+            while start < len(ids):
+                size = min(_DESCRIBED, max(16, 2 * size if start else size))
+                part = [int(key) for key in ids[start : start + size]]
                 known = self._heard.describe(part)
                 for key, similarity in zip(part, similarities[start:], strict=False):
                     if similarity < wish.least or len(choice.taken) >= count:
                         return tuple(choice.taken[:count])
                     if key in known:
                         choice.offer(known[key], float(similarity))
+                start += len(part)
         return tuple(choice.taken[:count])
 
     def pairs(self, least: float, each: int = 8) -> list[tuple[int, int, float]]:
@@ -333,40 +337,43 @@ class _Choice:
         self._own = own
         self._albums = albums if wish.other_albums else frozenset()
         self._of_album: Counter[str] = Counter()
-        self._of_artist: Counter[Path] = Counter()
+        self._of_artist: Counter[Path | None] = Counter()
 
     def offer(self, recording: HeardRecording, similarity: float) -> None:
         """Take a recording, if one of its files fits."""
         if recording.digest == self._own:
             return
+        wish = self._wish
         for file in recording.files:
-            album, artist = _album_of(file), _artist_of(file)
-            if (
-                self._has_wanted_genre(file, recording.heard)
-                and album not in self._albums
-                and _has_room(self._of_album[album], self._wish.per_album)
-                and _has_room(self._of_artist[artist], self._wish.per_artist)
-                and (not self._wish.existing or os.path.exists(file.path))  # noqa: PTH110
-            ):
-                self._of_album[album] += 1
-                self._of_artist[artist] += 1
-                self.taken.append(
-                    Neighbour(
-                        recording.digest,
-                        file.path,
-                        similarity,
-                        file.genres,
-                        file.album,
-                        recording.heard,
-                    )
+            if not self._has_wanted_genre(file, recording):
+                continue
+            album = _album_of(file)
+            if album in self._albums or not _has_room(self._of_album[album], wish.per_album):
+                continue
+            artist = None if wish.per_artist is None else _artist_of(file)
+            if not _has_room(self._of_artist[artist], wish.per_artist):
+                continue
+            if wish.existing and not os.path.exists(file.raw_path):  # noqa: PTH110
+                continue
+            self._of_album[album] += 1
+            self._of_artist[artist] += 1
+            self.taken.append(
+                Neighbour(
+                    recording.digest,
+                    file.path,
+                    similarity,
+                    file.genres,
+                    file.album,
+                    recording.heard,
                 )
-                return
+            )
+            return
 
-    def _has_wanted_genre(self, file: HeardFile, heard: GenreScore | None) -> bool:
+    def _has_wanted_genre(self, file: HeardFile, recording: HeardRecording) -> bool:
         if not self._genres:
             return True
-        names = file.genres or ((heard.name,) if heard is not None else ())
-        return has_genre(names, self._genres)
+        heard = None if file.genres else recording.heard
+        return has_genre(file.genres if heard is None else (heard.name,), self._genres)
 
 
 def index_path(store: Store) -> Path:
@@ -380,7 +387,7 @@ def _has_room(taken: int, most: int | None) -> bool:
 
 def _album_of(file: HeardFile) -> str:
     """Return what tracks of one album share: its key, or where it has none the folder."""
-    return file.album or os.fspath(file.path.parent)
+    return file.album or os.fsdecode(os.path.dirname(file.raw_path))  # noqa: PTH120
 
 
 def _artist_of(file: HeardFile) -> Path:
