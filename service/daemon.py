@@ -55,6 +55,7 @@ from service.problems import FAILURE_SECONDS, FIRST_LOOK, find_problems, free_by
 from service.radio import Radio
 from service.schedule import Schedule
 from service.sd_notify import notify, watchdog_seconds
+from service.similar_index import update_index
 from service.supervisor import Supervisor
 from service.watch import Anchor, FolderWatch
 from service.web.app import create_app
@@ -361,6 +362,7 @@ class Daemon:
             keep_undo_days=self._config.schedule.keep_undo_days,
             should_stop=stopping.is_set,
         )
+        update_index(self._store.path, stopping.is_set)
 
     def _poke(self) -> None:
         self._poked.set()
