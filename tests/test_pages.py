@@ -468,6 +468,15 @@ def test_settings_are_checked_and_compared(visitor: Visitor) -> None:
     )
     assert answer.status_code == 200
     assert "policy.min_confidence" in answer.text and "next restart" in answer.text
+    what = {"given": "policy: {mode: replace, min_confidence: 0.2}", "preview": "true"}
+    preview = visitor.post("/settings/check", what).text
+    found = re.search(r"/settings/preview/(\w+)", preview)
+    while found is not None and "every 2s" in preview:
+        time.sleep(0.2)
+        preview = visitor.get(found[0]).text
+    assert "Another outcome for" in preview and "instead of" in preview
+    assert scripts_in(preview) == []
+    assert visitor.get("/settings/preview/none").status_code == 404
     bomb = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
         f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
     )

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Annotated
 
 import yaml
 from fastapi import APIRouter, Form
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from reclass_plex.config import Config, parse_config
 from reclass_plex.errors import ConfigError, printable
+from reclass_plex.remote import PreviewRequest
+from service.web.pages.deciding import wait_for
 from service.web.pages.rendering import Context
 from service.web.texts import text
 
 MAX_TEXT = 200_000  # characters
+SHOWN = 12  # files of a preview
 _PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+(?=@)")
 _FROM_THE_START = ("store", "web")  # these count from the next restart on
 
@@ -49,6 +54,7 @@ def add_routes(router: APIRouter, context: Context) -> None:
     def check(
         request: Request,
         given: Annotated[str, Form(max_length=MAX_TEXT)] = "",
+        preview: Annotated[bool, Form()] = False,
     ) -> Response:
         now = context.control.config()
         try:
@@ -56,12 +62,19 @@ def add_routes(router: APIRouter, context: Context) -> None:
         except ConfigError as error:
             return show(request, 422, given=given, problem=str(error))
         restart = [name for name in _FROM_THE_START if getattr(now, name) != getattr(config, name)]
-        return show(
-            request,
-            given=given,
-            changed=list(differences(now, config)),
-            restart=restart,
-        )
+        operation = None
+        if preview:
+            wanted = PreviewRequest(policy=config.policy.model_dump(mode="json"), sample=SHOWN)
+            operation = wait_for(context.control, context.control.actions.preview(wanted))
+        changed = list(differences(now, config))
+        return show(request, given=given, changed=changed, restart=restart, operation=operation)
+
+    @router.get("/settings/preview/{operation_id}")
+    def follow(request: Request, operation_id: str) -> Response:
+        operation = context.control.actions.operations.find(operation_id)
+        if operation is None or operation.kind != "preview":
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return context.page(request, "settings_preview.html", {"operation": operation})
 
 
 def as_yaml(config: Config) -> str:
