@@ -32,6 +32,7 @@ FORMATS = "aac,aiff,ape,asf,caf,flac,matroska,mov,mp3,mpc,mpc8,ogg,tta,w64,wav,w
 _PROBE_BYTES = "65536"  # FFmpeg reads at most so much before it says what it is,
 _PROBE_MICROSECONDS = "500000"  # and listens at most so long
 _READ_BYTES = 4096  # at a time; more would be waited for
+_ALSA = "/usr/share/alsa/alsa.conf"
 _RATES = range(1000, 768_001)  # Hz
 _DEAF_BYTES = 1 << 20  # of what is no audio, after which it counts as rubbish
 
@@ -143,6 +144,8 @@ class AudioStream:
         options |= {"fflags": "nobuffer"}
         source = self._source
         if source.kind == "device":
+            if os.path.exists(_ALSA):  # noqa: PTH110 - PyAV's wheels look where they were built
+                os.environ.setdefault("ALSA_CONFIG_PATH", _ALSA)
             return av.open(source.address, format=source.device, options=options)
         file: Any
         if source.kind == "http":

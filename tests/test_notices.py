@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import socketserver
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -352,6 +353,39 @@ def test_the_addresses_are_a_secret_file(tmp_path: Path, monkeypatch: pytest.Mon
         read_notify_urls(options, config, warned.append)
     monkeypatch.setenv("RECLASS_PLEX_NOTIFY_URLS", "json://two json://three")
     assert read_notify_urls(options, config, warned.append) == ("json://two", "json://three")
+
+
+def test_the_command_tries_every_address(
+    ear: Ear,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from reclass_plex.cli import main
+
+    def run() -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out = capsys.readouterr()
+        return int(stop.value.code or 0), out.out, out.err
+
+    config = tmp_path / "config.yaml"
+    config.write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["reclass-plex", "notify", "test", "--config", str(config)])
+    status, _, err = run()
+    assert status == 2
+    assert str(tmp_path / "notify-urls") in err
+    file = tmp_path / "notify-urls"
+    file.write_text(f"json://127.0.0.1:{ear.port}/\njson://127.0.0.1:1/tops3cret\n")
+    file.chmod(0o600)
+    status, out, err = run()
+    assert status == 1
+    assert out.splitlines() == [
+        "JSON, address 1: taken",
+        "JSON, address 2: it cannot be reached",
+    ]
+    assert err == ""
+    assert ear.titles() == ["reclass-plex: a test"]
 
 
 def _status(**more: Any) -> Status:
