@@ -19,7 +19,7 @@ from reclass_plex.errors import ConfigError, printable
 from reclass_plex.jobs import STATES, Jobs, State
 
 if TYPE_CHECKING:
-    from reclass_plex.remote import DaemonClient, ReclassifyResult
+    from reclass_plex.remote import DaemonClient, ReclassifyResult, Status
     from reclass_plex.selection import Selection
 
 app = typer.Typer()
@@ -58,6 +58,8 @@ def status(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
         f"{now.tracks_done} tracks since {since}, models"
         f" {'loaded' if now.models_loaded else 'unloaded'}, version {now.version}"
     )
+    for line in _describe_progress(now):
+        console.say(line)
     for note in now.left_out:
         console.warn(note)
     pending = f", {now.plex.pending} tracks to be written" if now.plex.pending else ""
@@ -66,6 +68,21 @@ def status(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
     for folder in now.folders:
         why = f": {folder.why}" if folder.why else ""
         console.say(f"{printable(folder.path)} {folder.state}{why}")
+
+
+def _describe_progress(now: Status) -> list[str]:
+    """Say how fast it is, how long that takes, and what is in hand, as far as it is known."""
+    lines = []
+    if now.per_minute:
+        left = now.seconds_left or 0.0
+        span = f"{left / 60:.0f} minutes" if left < 7200 else f"{left / 3600:.1f} hours"
+        lines.append(f"{now.per_minute:.1f} tracks a minute, about {span} left")
+    if now.in_hand:
+        names = ", ".join(printable(path.name) for path in now.in_hand)
+        lines.append(f"in hand: {names}")
+    if now.operations:
+        lines.append(f"{now.operations} operations that people asked for are under way")
+    return lines
 
 
 def _describe_counts(counts: dict[State, int]) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from reclass_plex.jobs import Jobs
+from reclass_plex.cli_daemon import _describe_progress
+from reclass_plex.jobs import STATES, Jobs
+from reclass_plex.remote import PlexStatus, Status
 from reclass_plex.store import Store
 from service.events import Events, Listener
 from service.live import MAX_TOLD, Live
@@ -70,6 +72,25 @@ def test_rate_and_time_left(jobs: Jobs) -> None:
     assert live.seconds_left(NOW + 30, jobs.counts()) == pytest.approx(28 / 24 * 60)
     live.look(1000.0, NOW + 1000)
     assert live.per_minute(NOW + 1000) is None  # long ago
+
+
+def test_status_says_it_to_people() -> None:
+    counts = dict.fromkeys(STATES, 0)
+    idle = Status(version="1", state="idle", jobs=counts, plex=PlexStatus(state="off"), since=NOW)
+    assert _describe_progress(idle) == []
+    busy = idle.model_copy(
+        update={
+            "per_minute": 24.0,
+            "seconds_left": 70.0 * 60,
+            "in_hand": (Path("/music/a\x1b.mp3"),),
+            "operations": 2,
+        }
+    )
+    assert _describe_progress(busy) == [
+        "24.0 tracks a minute, about 70 minutes left",
+        "in hand: a\\x1b.mp3",
+        "2 operations that people asked for are under way",
+    ]
 
 
 def test_a_look_goes_by_an_index(jobs: Jobs, tmp_path: Path) -> None:
