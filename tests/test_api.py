@@ -160,6 +160,20 @@ def test_a_decision_is_kept_followed_and_taken_back(server: WebServer, daemon: D
     assert ask(server, "POST", "/api/v1/undo", body=wrong)[0] == 422
 
 
+def test_other_settings_are_tried_without_any_change(server: WebServer) -> None:
+    runs = get(server, "/runs")
+    body = json.dumps({"policy": {"mode": "replace", "min_confidence": 0.9}}).encode()
+    status, _, operation = ask(server, "POST", "/api/v1/preview", body=body)
+    assert status == 202
+    path = f"/operations/{operation['id']}"
+    wait_for(lambda: get(server, path)["finished"])
+    assert get(server, path)["state"] == "done"
+    assert get(server, path)["result"]
+    assert get(server, "/runs") == runs
+    wrong = json.dumps({"policy": {"mode": "guess"}}).encode()
+    assert ask(server, "POST", "/api/v1/preview", body=wrong)[0] == 422
+
+
 def test_metrics_are_what_prometheus_reads(server: WebServer, daemon: Daemon) -> None:
     head, body = fetch(server, "/metrics")
     assert b"200 OK" in head

@@ -17,10 +17,12 @@ from reclass_plex.remote import (
     DecideResult,
     Message,
     Operation,
+    PreviewRequest,
     TrackIds,
     UndoCount,
     UndoRequest,
 )
+from service.operations import Operations
 from service.web.access import require
 from service.web.api import shapes
 from service.web.api.context import Api, Cursor, Id, Limit, not_found
@@ -136,15 +138,25 @@ def router(api: Api) -> APIRouter:
         """Withdraw what was decided on tracks: the models decide again."""
         return Json(Count(count=api.actions.forget(wanted.track_ids)))
 
+    @routes.post("/preview", response_model=Operation, status_code=202, tags=["review"])
+    def preview(wanted: PreviewRequest) -> Response:
+        """Begin to find out what other settings of the policy would change; changes nothing."""
+        return Json(api.actions.preview(wanted), HTTPStatus.ACCEPTED)
+
+    _add_operations(routes, api.actions.operations)
+    return routes
+
+
+def _add_operations(routes: APIRouter, operations: Operations) -> None:
     @routes.get("/operations", response_model=OperationList, tags=["operations"])
     def list_operations() -> Response:
         """List long work that was asked for."""
-        return Json(OperationList(rows=tuple(api.actions.operations.all())))
+        return Json(OperationList(rows=tuple(operations.all())))
 
     @routes.get("/operations/{operation_id}", response_model=Operation, tags=["operations"])
     def show_operation(operation_id: OperationId) -> Response:
         """Say how far an operation is."""
-        found = api.actions.operations.find(operation_id)
+        found = operations.find(operation_id)
         if found is None:
             raise not_found("operation")
         return Json(found)
@@ -152,8 +164,6 @@ def router(api: Api) -> APIRouter:
     @routes.delete("/operations/{operation_id}", status_code=204, tags=["operations"])
     def stop_operation(operation_id: OperationId) -> Response:
         """Ask an operation to stop after what it has in hand."""
-        if not api.actions.operations.ask_to_stop(operation_id):
+        if not operations.ask_to_stop(operation_id):
             raise not_found("operation")
         return Response(status_code=HTTPStatus.NO_CONTENT)
-
-    return routes
