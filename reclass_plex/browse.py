@@ -258,7 +258,9 @@ def _conditions(wanted: TrackFilter) -> list[sa.ColumnElement[bool]]:
         (listing.c.state, wanted.state),
     ):
         if value is not None:
-            found.append(column == value)
+            # With words to find, all are looked at anyway, which is dear in the order of an index.
+            by_index = wanted.text is None or column is listing.c.genre
+            found.append((column if by_index else sa.func.coalesce(column, "")) == value)
     if wanted.album is not None:
         key = _album_key(wanted.album)
         found.append(sa.false() if key is None else listing.c.album == key)
