@@ -71,7 +71,9 @@ def offer_password(config: Config) -> None:
     if has_password(path):
         return
     if os.geteuid() == 0 and not path.parent.is_dir():
-        return  # made by root, the service could not write into it
+        # Made by root, the service could not write into it.
+        console.say("For the dashboard, set a password: reclass-plex password", to=console.err)
+        return
     chosen = make_password()
     set_password(path, chosen)
     console.say(

@@ -481,3 +481,20 @@ def test_commands_set_the_password_and_keep_tokens(tmp_path: Path) -> None:
         assert "grafana: read" in run.invoke(cli, ["token", "list", *option]).stdout
         assert run.invoke(cli, ["token", "revoke", "grafana", *option]).exit_code == 0
         assert run.invoke(cli, ["token", "list", *option]).stdout == ""
+
+
+def test_init_makes_a_password_once_and_says_it(tmp_path: Path) -> None:
+    music = tmp_path / "music"
+    music.mkdir()
+    with configured(tmp_path) as (config, path):
+        path.parent.mkdir()
+        options = ["--no-plex", "--folder", str(music), "--yes", "--config", str(config)]
+        first = CliRunner().invoke(cli, ["init", *options])
+        assert first.exit_code == 0, first.output
+        said = re.search(r"has the password (\S+)", first.output)
+        assert said is not None
+        assert check_password(path, said[1])
+        second = CliRunner().invoke(cli, ["init", *options])
+        assert second.exit_code == 0
+        assert "has the password" not in second.output
+        assert check_password(path, said[1])
