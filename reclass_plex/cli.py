@@ -20,6 +20,7 @@ import typer
 from reclass_plex import (
     changes,
     cli_access,
+    cli_analyse,
     cli_daemon,
     cli_dataset,
     cli_evaluate,
@@ -69,6 +70,7 @@ app.add_typer(cli_notify.app, name="notify")
 app.add_typer(cli_organize.app)
 app.add_typer(cli_listen.app)
 app.add_typer(cli_extract.app)
+app.add_typer(cli_analyse.app, name="analyse")
 app.add_typer(cli_train.app)
 app.add_typer(cli_learn.app)
 app.add_typer(cli_evaluate.app)

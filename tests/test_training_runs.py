@@ -180,7 +180,7 @@ def test_a_run_of_tags(tmp_path: Path) -> None:
     answers, asked = evaluate_model(trained, replace(table, name="fma518"))
     assert asked["roc_auc"]["value"] > 0.9
     assert (answers.probabilities > 0).all() and (answers.probabilities < 1).all()
-    assert inspect_model(tmp_path / "fma-mlp").facts["kind"] == "tags"
+    assert inspect_model(tmp_path / "fma-mlp").facts["kind"] == "tags, mlp"
     first, second = (read_predictions(tmp_path / name) for name in ("baseline", "fma-mlp"))
     found = compare(first, second)
     assert found.test is None

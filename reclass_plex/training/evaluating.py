@@ -18,8 +18,9 @@ from reclass_plex.encoders import Readout
 from reclass_plex.errors import ConfigError, ModelError, printable
 from reclass_plex.files import naming_errors
 from reclass_plex.genres import genre_key
-from reclass_plex.heads import CARD, Head, load_head
-from reclass_plex.training.approaches.base import State
+from reclass_plex.heads import CARD, TENSORS, TREES, Head, load_card, load_head
+from reclass_plex.models import load_tensors
+from reclass_plex.training.approaches.base import Model, State
 from reclass_plex.training.checkpoints import (
     load_state,
     require_empty,
@@ -37,6 +38,7 @@ from reclass_plex.training.run_outputs import (
 )
 from reclass_plex.training.splits import LEAK
 from reclass_plex.training.table import FeatureTable, Rows, check_finite, rows_at_once
+from reclass_plex.training.tagger_card import load_tagger_card
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +83,30 @@ def _load_tagger(folder: Path) -> Trained:
         raise ModelError(f"{printable(folder / TAGGER)}: is missing")
     facts = kept.facts
     model = restore_model(State(kept.tensors, facts["model"]))
+    card = load_tagger_card(folder)
     return Trained(
-        folder, folder.name, facts["features"], facts["dims"], tuple(facts["layers"]),
-        tuple(facts["label_names"]), True, Calibration(facts["temperature"]), model.logits,
+        folder, folder.name if card is None else card.name, facts["features"], facts["dims"],
+        tuple(facts["layers"]), tuple(facts["label_names"]), True,
+        Calibration(facts["temperature"]), model.logits,
+    )  # fmt: skip
+
+
+def load_model(folder: Path) -> Model:
+    """Return a run's own model, of labels or of tags. Raises ModelError or FileError."""
+    if (kept := load_state(folder / TAGGER)) is not None:
+        return restore_model(State(kept.tensors, kept.facts["model"]))
+    card = load_card(folder)
+    if card.kind == "tags":
+        raise ConfigError(f"{printable(folder)}: is a shipped head of tags, not a training run")
+    trees = None
+    if card.kind == "xgboost":
+        with naming_errors(folder / TREES, writing=False):
+            trees = (folder / TREES).read_text(encoding="utf-8")
+    layers = card.readout.layers if card.readout is not None else ()
+    weights = card.readout.weights if card.readout is not None else ()
+    return Model(
+        card.kind, load_tensors(folder / TENSORS), card.hidden, card.limit,
+        weights or (1.0,) * len(layers), trees, card.network,
     )  # fmt: skip
 
 

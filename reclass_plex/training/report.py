@@ -15,10 +15,13 @@ from reclass_plex.training.checkpoints import read_json, write_whole
 from reclass_plex.training.comparison import read_predictions
 from reclass_plex.training.judging import headline
 from reclass_plex.training.report_plots import (
+    IMPORTANCE,
     Point,
+    draw_columns,
     draw_confusion,
     draw_cost,
     draw_curves,
+    draw_groups,
     draw_labels,
     draw_reliability,
 )
@@ -102,6 +105,13 @@ def _draw(folder: Path, figures: dict[str, Any]) -> list[tuple[str, Path]]:
         measure = "mean average precision" if figures["multi_label"] else "accuracy"
         draw_cost(points, measure, plots / "cost.svg")
         drawn.append(("Accuracy against cost", plots / "cost.svg"))
+    if groups := _log(folder / IMPORTANCE / "groups.csv"):
+        draw_groups(groups, plots / "importance-groups.svg")
+        drawn.append(("What is lost without", plots / "importance-groups.svg"))
+    columns = _log(folder / IMPORTANCE / "columns.csv")
+    if columns and (columns[0]["shap"] or columns[0]["gain"]):
+        draw_columns(columns, plots / "importance-columns.svg")
+        drawn.append(("Columns that matter most", plots / "importance-columns.svg"))
     return drawn
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY = "#3366cc", "#dd7711", "#2a8f5a", "#777777"
 MOST_LABELS = 60  # in one plot
+MOST_COLUMNS = 30
+IMPORTANCE = "importance"  # folder of a run
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,51 @@ def draw_cost(points: Sequence[Point], measure: str, path: Path) -> None:
     axes.set_xlabel("microseconds a window, features not counted")
     axes.set_ylabel(measure)
     axes.grid(color="#e4e4e4", linewidth=0.6)
+    _save(figure, path)
+
+
+def draw_groups(lines: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Draw what is lost without each group of columns, by the lines of importance/groups.csv."""
+    kinds = list(dict.fromkeys(line["by"] for line in lines))
+    ordered = [
+        line
+        for kind in reversed(kinds)
+        for line in sorted(
+            (one for one in lines if one["by"] == kind), key=lambda one: float(one["loss"])
+        )[-MOST_COLUMNS:]
+    ]
+    figure, axes = _figure(6.4, 1.2 + 0.26 * len(ordered))
+    for place, line in enumerate(ordered):
+        value, low, high = (float(line[name]) for name in ("loss", "loss_low", "loss_high"))
+        colour = f"C{kinds.index(line['by'])}"
+        spread = np.maximum([[value - low], [high - value]], 0)
+        axes.barh(place, value, color=colour, xerr=spread, ecolor=GREY)
+    axes.set_yticks(
+        range(len(ordered)),
+        [f"{line['group']} ({line['columns']})" for line in ordered],
+        fontsize=8,
+    )
+    axes.set_xlabel(f"loss in nats when exchanged between recordings (by {', '.join(kinds)})")
+    _save(figure, path)
+
+
+def draw_columns(lines: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Draw the columns that matter most: mean SHAP by label, or the gain without it."""
+    parts = [name for name in lines[0] if name.startswith("shap ")] or ["gain"]
+    key = "shap" if parts != ["gain"] else "gain"
+    shown = sorted(lines, key=lambda one: float(one[key]))[-MOST_COLUMNS:]
+    figure, axes = _figure(6.4, 1.2 + 0.24 * len(shown))
+    before = np.zeros(len(shown))
+    for number, part in enumerate(parts):
+        # each label's part of the bar, so that the whole bar is the mean over labels
+        values = np.array([float(line[part]) for line in shown]) / len(parts)
+        axes.barh([line["column"] for line in shown], values, left=before,
+                  color=f"C{number % 10}", label=part.removeprefix("shap "))  # fmt: skip
+        before += values
+    axes.tick_params(axis="y", labelsize=7.5)
+    axes.set_xlabel("mean |SHAP| in logits" if key == "shap" else "share of the gain")
+    if 1 < len(parts) <= 20:
+        axes.legend(fontsize=7, loc="lower right")
     _save(figure, path)
 
 

@@ -16,7 +16,8 @@ from reclass_plex.encoders import Readout
 from reclass_plex.files import naming_errors
 from reclass_plex.genres import TAXONOMIES
 from reclass_plex.heads import Head, Measured, ModelCard
-from reclass_plex.training import metrics
+from reclass_plex.models.installed import hash_file
+from reclass_plex.training import metrics, tagger_card
 from reclass_plex.training.approaches.base import Model, Round, State
 from reclass_plex.training.checkpoints import model_state, save_state, write_json, write_whole
 from reclass_plex.training.judging import Answers, Calibration
@@ -26,7 +27,7 @@ from reclass_plex.training.table import FeatureTable
 from reclass_plex.training.table_csv import SEPARATOR
 
 METRICS, COST, PREDICTIONS = "metrics.json", "cost.json", "predictions.csv"
-RECORDINGS, LOG, TAGGER = "recordings.csv", "log.csv", "tagger.safetensors"
+RECORDINGS, LOG, TAGGER = "recordings.csv", "log.csv", tagger_card.TENSORS
 TIMED_ROWS, TIMED_WINDOWS = 1000, 64
 
 
@@ -96,7 +97,7 @@ def make_head(out: Outputs) -> Head:
             genres=table.label_names,
             features=table.name,
             dims=table.dims,
-            readout=Readout(table.layers, _layer_weights(model)) if table.layers else None,
+            readout=_readout(table, model),
             excerpt=table.excerpt,
             rate=table.rate,
             window_seconds=table.window_seconds,
@@ -106,7 +107,7 @@ def make_head(out: Outputs) -> Head:
             hidden=model.hidden,
             network=model.network,
             training_data=f"{collection}: {len(table)} recordings",
-            licence=config.licence or table.licence or "not stated by the data",
+            licence=_licence(out),
             split=out.division.protocol,
             measured=(measured,),
             rests_on={
@@ -115,29 +116,72 @@ def make_head(out: Outputs) -> Head:
             },
             date=config.started,
             command=config.command,
-            notes=f"Features by {', '.join(f'{k} {v}' for k, v in table.versions.items()) or '?'}.",
+            notes=_notes(table),
         ),
         dict(model.tensors),
         model.trees,
     )
 
 
-def _layer_weights(model: Model) -> tuple[float, ...]:
-    return model.layer_weights if len(model.layer_weights) > 1 else ()
+def _readout(table: FeatureTable, model: Model) -> Readout | None:
+    if not table.layers:
+        return None
+    return Readout(table.layers, model.layer_weights if len(model.layer_weights) > 1 else ())
+
+
+def _licence(out: Outputs) -> str:
+    return out.config.licence or out.table.licence or "not stated by the data"
+
+
+def _notes(table: FeatureTable) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in table.versions.items())
+    return f"Features by {versions or '?'}."
 
 
 def save_tagger(folder: Path, out: Outputs) -> None:
-    """Write a model of tags: a card cannot yet say that its answers do not exclude each other."""
-    tensors, facts = model_state(out.model)
+    """Write a model of tags, whose answers do not exclude each other, and its card."""
+    table, model, figures = out.table, out.model, out.figures
+    tensors, facts = model_state(model)
     told = {
         "model": facts,
-        "features": out.table.name,
-        "dims": out.table.dims,
-        "layers": list(out.table.layers),
-        "label_names": list(out.table.label_names),
+        "features": table.name,
+        "dims": table.dims,
+        "layers": list(table.layers),
+        "label_names": list(table.label_names),
         "temperature": out.calibration.temperature,
     }
     save_state(folder / TAGGER, State(tensors, told))
+    collection = table.collection or "an unnamed collection"
+    counts = table.labels.sum(0)
+    card = tagger_card.TaggerCard(
+        name=f"{out.config.approach}-{table.collection or table.name}",
+        kind=model.kind,
+        tags=table.label_names,
+        features=table.name,
+        dims=table.dims,
+        readout=_readout(table, model),
+        excerpt=table.excerpt,
+        rate=table.rate,
+        window_seconds=table.window_seconds,
+        temperature=out.calibration.temperature,
+        sha256=hash_file(folder / TAGGER),
+        training_data=f"{collection}: {len(table)} recordings",
+        licence=_licence(out),
+        split="; ".join((out.division.protocol, *out.division.warnings)),
+        recordings=len(out.answers.keys),
+        roc_auc=figures["roc_auc"],
+        mean_average_precision=figures["mean_average_precision"],
+        average_precision={one["label"]: one["average_precision"] for one in figures["labels"]},
+        calibration_error=figures["calibration_error"],
+        rests_on={
+            name: f"{counts[i]} recordings of {collection}"
+            for i, name in enumerate(table.label_names)
+        },
+        date=out.config.started,
+        command=out.config.command,
+        notes=_notes(table),
+    )
+    write_json(folder / tagger_card.CARD, card.model_dump(mode="json"))
 
 
 def write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[object]]) -> None:

@@ -2,6 +2,7 @@
 
     run.json          the configuration; with it alone the run is resumed
     card.json, head.safetensors, trees.json      the head (`heads`); for tags tagger.json
+                 and tagger.safetensors
     metrics.json      every figure; cost.json, what it took
     predictions.csv   what was said about recordings that were not learned from
     recordings.csv    who was trained on, so that a later evaluation can tell
@@ -104,7 +105,7 @@ def finish_run(
         division = divide(table, config.protocol, config.folds, config.settings.seed)
         for warning in division.warnings:
             voice.warn(warning)
-        with _threads(config.threads):
+        with threads(config.threads):
             work = _Work(folder, config, table, division, voice, checkpoint_seconds)
             figures = work.finish()
         shutil.rmtree(folder / CHECKPOINT)
@@ -303,7 +304,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     """Let torch, BLAS and OpenMP use `count` threads: the same sums, and no waiting for others."""
     import torch
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]

@@ -56,6 +56,7 @@ class FeatureTable:
     licence: str = ""  # of the data
     groups_are_artists: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)  # of what computed the features
+    columns: tuple[str, ...] = ()  # d names, where they are known beside the features' own
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -82,6 +83,8 @@ class FeatureTable:
             return f"rows have shape {self.rows.shape} with {len(self.layers)} layers"
         if self.layers and self.rows.shape[1] != len(self.layers):
             return f"rows have {self.rows.shape[1]} layers, not {len(self.layers)}"
+        if self.columns and len(self.columns) != self.dims:
+            return f"{self.dims} columns, but {len(self.columns)} names of columns"
         if self.rows.dtype not in (np.float32, np.float16):
             return f"rows are {self.rows.dtype}, neither float32 nor float16"
         if n == 0 or self.dims == 0:
@@ -180,6 +183,8 @@ def join_tables(tables: Sequence[FeatureTable]) -> FeatureTable:
     mean over layers. Raises ConfigError if labels, groups or splits contradict each other, or if no
     recording is in all.
     """
+    from reclass_plex.training.columns import column_names
+
     first = tables[0]
     common = [key for key in first.keys if all(key in set(t.keys) for t in tables[1:])]
     if not common:
@@ -214,6 +219,7 @@ def join_tables(tables: Sequence[FeatureTable]) -> FeatureTable:
         splits=tuple(first.splits[i] for i in picks[0]),
         layers=(),
         versions={f"{t.name}: {key}": v for t in tables for key, v in t.versions.items()},
+        columns=tuple(f"{t.name}/{name}" for t in tables for name in column_names(t)),
     )
 
 

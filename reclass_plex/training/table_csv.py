@@ -101,6 +101,7 @@ def read_csv_table(source: CsvSource) -> tuple[FeatureTable, tuple[str, ...]]:
         rate=source.rate,
         window_seconds=source.window_seconds,
         collection=source.features.stem,
+        columns=tuple(feature_columns),
     )
     return table, tuple(remarks)
 
