@@ -5,13 +5,24 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reclass_plex import console
-from reclass_plex.cli_options import AsJson, full_path
-from reclass_plex.errors import printable
+from reclass_plex.cli_options import FAILED, AsJson, full_path
+from reclass_plex.cli_train import (
+    Csv,
+    FeaturesName,
+    LabelsFile,
+    Parents,
+    configure_run,
+    remark_line,
+    show_line,
+    sources_of,
+    warn_loudly,
+)
+from reclass_plex.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from reclass_plex.gpus import GpuState
@@ -33,7 +44,7 @@ def importance(
 
     folder = full_path(run)
     with console.showing_progress(None, "exchanging columns") as step:
-        found = measure_importance(folder, repeats=repeats, say=_remark, step=step)
+        found = measure_importance(folder, repeats=repeats, say=remark_line, step=step)
     best = found.top_columns(top)
     if as_json:
         columns = [{"column": name, "gain": gain, "shap": shap} for name, gain, shap in best]
@@ -61,6 +72,79 @@ def importance(
         console.out.print(shown)
     console.say(
         f"loss in nats; 95 %, bootstrap over groups; report: {printable(folder / 'report.html')}"
+    )
+
+
+@app.command()
+def features(
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the table.")],
+    approach: Annotated[str, typer.Option(help="As `train` has it.")] = "fma-mlp",
+    table: Annotated[
+        list[Path] | None, typer.Option(help="Folder of reclass-plex extract; each is a set.")
+    ] = None,
+    csv: Csv = None,
+    labels: LabelsFile = None,
+    parents: Parents = None,
+    features_name: FeaturesName = None,
+    joined: Annotated[
+        bool, typer.Option("--joined", help="Also all tables side by side, windows averaged.")
+    ] = False,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these groups of one table's columns, as mfcc,tonnetz; a set each."),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="All but these groups of columns; a set each.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="auto (the published split, else folds), split or folds.")
+    ] = "auto",
+    folds: Annotated[int, typer.Option(min=2, max=100, help="Of the cross-validation.")] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most, as in `train`.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same folds.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="CPU threads.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train one approach on several sets of features, with the same folds, and compare."""
+    from reclass_plex.training import feature_sets, runs
+
+    if approach in {"progressive", "fusion"}:
+        raise ConfigError(f"--approach {approach} takes all tables at once; see --joined")
+    sources = sources_of(table or [], csv, labels, parents, features_name, "full")
+    named = feature_sets.plan_sets(
+        sources, joined=joined, columns=columns or (), without=without or ()
+    )
+    given: dict[str, Any] = {"seed": seed} | ({} if epochs is None else {"epochs": epochs})
+    sets = [
+        (name, configure_run(approach, (source,), given, protocol, folds, device, threads, None))
+        for name, source in named
+    ]
+    folder = full_path(out)
+    try:
+        results = feature_sets.compare_sets(
+            folder, sets, runs.Voice(lambda text: None, warn_loudly, show_line), remark_line
+        )
+    except KeyboardInterrupt:
+        remark_line("stopped; give the same command again to go on")
+        raise typer.Exit(FAILED) from None
+    if as_json:
+        for one in results:
+            console.print_json(asdict(one))
+        return
+    shown = console.table("features", "columns", results[0].measure, "gain", "p", "seconds")
+    for one in results:
+        gain = p = ""
+        if one.gain is not None and one.gain_low is not None and one.gain_high is not None:
+            gain = f"{one.gain:+.3f} ({one.gain_low:+.3f} to {one.gain_high:+.3f})"
+        if one.p is not None:
+            p = f"{one.p:.3g}"
+        value = f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+        shown.add_row(one.name, str(one.columns), value, gain, p, f"{one.seconds:.1f}")
+    console.out.print(shown)
+    console.say(
+        f"{results[0].recordings} recordings; 95 %; gain against the first, paired; in"
+        f" {printable(folder)}"
     )
 
 
@@ -105,7 +189,3 @@ def describe(state: GpuState) -> str:
     if state.watts is not None:
         parts.append(f"{state.watts:.0f} W")
     return "  ".join(parts)
-
-
-def _remark(text: str) -> None:
-    console.say(text, to=console.err)

@@ -63,7 +63,10 @@ def extract(
     ],
     features: Annotated[
         str,
-        typer.Option(help="Separated by commas: fma, fma-windows, musicnn, mel, mert, jmla, clap."),
+        typer.Option(
+            help="Separated by commas: fma, fma-windows, musicnn, mel, mert, jmla, clap;"
+            " published, the dataset's own."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the features; one is made for each set.")],
     jobs: Annotated[
@@ -102,6 +105,11 @@ def extract(
     except ValueError as error:
         raise ConfigError(f"--excerpt: {error}") from error
     names = [name.strip() for name in features.split(",") if name.strip()]
+    if "published" in names:
+        names.remove("published")
+        _take_published(dataset, datasets, path, out, restart, as_json)
+        if not names:
+            return
     sets = choose_sets(
         names,
         part,
@@ -125,6 +133,29 @@ def extract(
             if overview and run.manifest is not None:
                 _look(run, as_json)
         exit_if(should_stop(), failed)
+
+
+def _take_published(
+    dataset: str, datasets: Path | None, path: Path | None, out: Path, restart: bool, as_json: bool
+) -> None:
+    """Put a dataset's published features beside the others, and say what is not in them."""
+    from reclass_plex.training.datasets.installed import datasets_folder
+    from reclass_plex.training.datasets.reading import Reading
+    from reclass_plex.training.extraction_published import NAME, extract_published
+
+    folder, manifest, remarks = extract_published(
+        dataset, datasets_folder(datasets), Reading(path), out, restart=restart
+    )
+    count = len(manifest.recordings)
+    if as_json:
+        summary: dict[str, object] = {"features": NAME, "folder": str(folder), "total": count}
+        summary |= {"finished": True, "failed": 0, "recordings": count}
+        console.print_json(summary | {"shape": list(manifest.shape)})
+        return
+    for remark in remarks:
+        console.say(f"{NAME}: {remark}", to=console.err)
+    rows = f"{manifest.shape[0]:,} rows"
+    console.say(f"{NAME}: {count:,} recordings, {rows} in {printable(folder)}")
 
 
 def _look(run: Extraction, as_json: bool) -> None:

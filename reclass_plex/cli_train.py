@@ -19,7 +19,7 @@ from reclass_plex.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from reclass_plex.training.approaches.base import Round
-    from reclass_plex.training.run_config import Source
+    from reclass_plex.training.run_config import RunConfig, Source
     from reclass_plex.training.table import FeatureTable
 
 app = typer.Typer()
@@ -122,7 +122,7 @@ def train(
             _start_progressive(folder, table or [], folds, seed, device, threads, licence)
             _finish_progressive(folder, install, config_file, as_json=as_json)
             return
-        sources = _sources(table or [], csv, labels, parents, features_name, excerpt)
+        sources = sources_of(table or [], csv, labels, parents, features_name, excerpt)
         given = {
             "hidden": _widths(hidden),
             "epochs": epochs,
@@ -133,14 +133,15 @@ def train(
             "class_weights": class_weights,
             "seed": seed,
         }
-        _start(
-            folder, approach, sources, {k: v for k, v in given.items() if v is not None},
+        config = configure_run(
+            approach, sources, {k: v for k, v in given.items() if v is not None},
             protocol, folds, device, threads, licence, configure(config_file).models.folder,
         )  # fmt: skip
+        runs.start_run(folder, config)
     if install is not None:
         raise ConfigError("--install is for --approach progressive")
     with _resumable(folder):
-        figures = runs.finish_run(folder, runs.Voice(_remark, _warn, _show))
+        figures = runs.finish_run(folder, runs.Voice(remark_line, warn_loudly, show_line))
     _print(figures, folder, as_json)
 
 
@@ -163,13 +164,13 @@ def evaluate_on_table(
 
     trained = evaluating.load_trained(full_path(model))
     tables = [] if table is None else [table]
-    (source,) = _sources(tables, csv, labels, parents, trained.features, "full")
+    (source,) = sources_of(tables, csv, labels, parents, trained.features, "full")
     features, remarks = source.read()
     for remark in remarks:
-        _remark(remark)
+        remark_line(remark)
     answers, figures = evaluating.evaluate_model(trained, features, split)
     for warning in figures["warnings"]:
-        _warn(warning)
+        warn_loudly(warning)
     if out is not None:
         evaluating.write_evaluation(full_path(out), answers, figures)
     _print(figures, None if out is None else full_path(out), as_json)
@@ -189,9 +190,9 @@ def compare(
 
     found = compare_answers(read_predictions(full_path(first)), read_predictions(full_path(second)))
     for warning in found.warnings:
-        _warn(warning)
+        warn_loudly(warning)
     if found.only_one:
-        _warn(f"{found.only_one} recordings, which only one was asked about, are left out")
+        warn_loudly(f"{found.only_one} recordings, which only one was asked about, are left out")
     if as_json:
         console.print_json(asdict(found))
         return
@@ -236,7 +237,7 @@ def _resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _remark(f"stopped; go on with: reclass-plex train --resume {printable(folder)}")
+        remark_line(f"stopped; go on with: reclass-plex train --resume {printable(folder)}")
         raise typer.Exit(FAILED) from None
 
 
@@ -279,7 +280,9 @@ def _finish_progressive(
     from reclass_plex.training.runs import Voice
 
     with _resumable(folder):
-        made = progressive_run.finish_progressive(folder, Voice(_remark, _warn, _show))
+        made = progressive_run.finish_progressive(
+            folder, Voice(remark_line, warn_loudly, show_line)
+        )
     written = folder / progressive_run.ENSEMBLE
     summary = cascade.summarise(made)
     if as_json:
@@ -299,8 +302,7 @@ def _finish_progressive(
         install_as(written, profile, config_file)
 
 
-def _start(
-    folder: Path,
+def configure_run(
     approach: str,
     sources: tuple[Source, ...],
     given: dict[str, Any],
@@ -309,14 +311,14 @@ def _start(
     device: str,
     threads: int,
     licence: str | None,
-    models: Path | None,
-) -> None:
+    models: Path | None = None,
+) -> RunConfig:
+    """Return the configuration of a run. Raises ConfigError if it cannot be begun."""
     from datetime import datetime, timezone
 
     from reclass_plex.device import choose_device
     from reclass_plex.training.approaches import check_table, make_settings
     from reclass_plex.training.run_config import RunConfig, installed_versions, read_tables
-    from reclass_plex.training.runs import start_run
     from reclass_plex.training.splits import divide
     from reclass_plex.training.table import fingerprint
 
@@ -331,7 +333,7 @@ def _start(
     check_table(approach, features)
     settings = make_settings(approach, given, features.name)
     divide(features, kind, folds, settings.seed)  # what cannot be divided shall not be begun
-    config = RunConfig(
+    return RunConfig(
         approach=approach,
         settings=settings,
         sources=sources,
@@ -346,10 +348,9 @@ def _start(
         command=shlex.join(["reclass-plex", *sys.argv[1:]]),
         versions=installed_versions(),
     )
-    start_run(folder, config)
 
 
-def _sources(
+def sources_of(
     tables: list[Path],
     csv: Path | None,
     labels: Path | None,
@@ -357,6 +358,7 @@ def _sources(
     name: str | None,
     excerpt: str,
 ) -> tuple[Source, ...]:
+    """Return the tables that options name. Raises ConfigError unless they name any."""
     from reclass_plex.training.run_config import Source
 
     if (csv is None) == (not tables):
@@ -410,21 +412,24 @@ def _print(figures: dict[str, Any], folder: Path | None, as_json: bool) -> None:
         console.say(f"report: {printable(folder / 'report.html')}")
 
 
-def _remark(text: str) -> None:
+def remark_line(text: str) -> None:
+    """Say something by the way."""
     console.say(text, to=console.err)
 
 
-def _warn(text: str) -> None:
+def warn_loudly(text: str) -> None:
+    """Say what nobody shall miss."""
     console.say(f"WARNING: {text}", style="bold red", to=console.err)
 
 
-def _show(fit: str, line: Round) -> None:
+def show_line(fit: str, line: Round) -> None:
+    """Show a line of a learning curve, on a terminal."""
     if not console.err.is_terminal:
         return
     tuned = "" if line.tune_loss is None else f", held out {line.tune_loss:.4f}"
     gpu = "" if line.gpu_mebibytes is None else f", GPU {line.gpu_mebibytes:.0f} MiB"
     use = "" if line.gpu_use is None else f" {line.gpu_use:.0f} %"
-    _remark(
+    remark_line(
         f"{fit}: round {line.number}, loss {line.train_loss:.4f}{tuned},"
         f" {line.seconds:.1f} s{gpu}{use}"
     )

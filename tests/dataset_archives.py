@@ -47,6 +47,8 @@ MTT_CLIPS = (  # number, artist, path, tags
     (10, "Norine Braun", "c/norine_braun-now_and_zen-08-gently-117-146.mp3", ()),
 )
 
+Clip = tuple[int, str, str, tuple[str, ...]]
+
 
 @functools.cache
 def sound(format_name: str, seed: int = 0) -> bytes:
@@ -84,7 +86,7 @@ def _csv(rows: Sequence[Sequence[object]], **options: object) -> bytes:
     return text.getvalue().encode()
 
 
-def fma_metadata() -> bytes:
+def fma_metadata(tracks: Sequence[tuple[int, int, str, str, str]] = FMA_TRACKS) -> bytes:
     """tracks.csv and features.csv, with a biography that is too long for Python's csv module."""
     columns = (
         ("album", "id"), ("artist", "bio"), ("artist", "id"), ("artist", "name"), ("set", "split"),
@@ -95,7 +97,7 @@ def fma_metadata() -> bytes:
         ["", *(name for _, name in columns)],
         ["track_id", *("" for _ in columns)],
     ]
-    for track, artist, split, subset, genre in FMA_TRACKS:
+    for track, artist, split, subset, genre in tracks:
         biography = 'Said "hello",\nand ' + "played " * 30_000 if track == 5 else ""
         rows.append(
             [track, 1, biography, artist, f"Artist {artist}", split, subset, genre, "[21]", "Title"]
@@ -103,18 +105,18 @@ def fma_metadata() -> bytes:
     files = {
         "fma_metadata/README.txt": b"metadata",
         "fma_metadata/tracks.csv": _csv(rows),
-        "fma_metadata/features.csv": _csv(_feature_rows()),
+        "fma_metadata/features.csv": _csv(_feature_rows(tracks)),
     }
     return zipped(files)
 
 
-def _feature_rows() -> list[list[object]]:
+def _feature_rows(tracks: Sequence[tuple[int, int, str, str, str]]) -> list[list[object]]:
     rows: list[list[object]] = [
         [name, *(column[place] for column in COLUMNS)]
         for place, name in enumerate(("feature", "statistics", "number"))
     ]
     rows.append(["track_id", *("" for _ in COLUMNS)])
-    for track, *_ in FMA_TRACKS:
+    for track, *_ in tracks:
         values = fma_features(track)
         empty = track == 140  # some rows of the real table are
         rows.append([track, *("" if empty else repr(float(value)) for value in values)])
@@ -126,11 +128,11 @@ def fma_features(track: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]
     return np.random.default_rng(track).normal(size=len(COLUMNS)).astype(np.float32).astype(float)
 
 
-def fma_small() -> bytes:
+def fma_small(tracks: Sequence[tuple[int, int, str, str, str]] = FMA_TRACKS) -> bytes:
     """Its clips; one of them is missing."""
     clips = {
         f"fma_small/{track:06d}"[:13] + f"/{track:06d}.mp3": sound("mp3", track)
-        for track, _, _, subset, _ in FMA_TRACKS
+        for track, _, _, subset, _ in tracks
         if subset == "small" and track != 140
     }
     return zipped({"fma_small/README.txt": b"clips", "fma_small/checksums": b""} | clips)
@@ -147,9 +149,9 @@ def gtzan() -> bytes:
     )
 
 
-def tagtraum(genres: Sequence[str]) -> bytes:
+def tagtraum(genres: Sequence[str], songs: Sequence[tuple[str, str]] = MSD_SONGS) -> bytes:
     lines = ["# Genre annotations", "# tab separated"]
-    lines += ["\t".join((song, genre)) for (song, _), genre in zip(MSD_SONGS, genres, strict=True)]
+    lines += ["\t".join((song, genre)) for (song, _), genre in zip(songs, genres, strict=True)]
     lines[-1] += "\tFolk"  # what a minority says
     return "\n".join(lines).encode() + b"\n"
 
@@ -175,40 +177,40 @@ def msd_file(songs: Sequence[tuple[str, str]], seed: int = 0) -> bytes:
     return made.getvalue()
 
 
-def msd_subset() -> bytes:
-    """Only the first two songs are in it."""
+def msd_subset(songs: Sequence[tuple[str, str]] = MSD_SONGS[:2]) -> bytes:
+    """Only the first two songs are in it, if no others are named."""
     return tarred(
         {
             f"MillionSongSubset/{track[2]}/{track[3]}/{track[4]}/{track}.h5": msd_file(
                 [(track, artist)], seed
             )
-            for seed, (track, artist) in enumerate(MSD_SONGS[:2])
+            for seed, (track, artist) in enumerate(songs)
         }
     )
 
 
-def mtt_annotations() -> bytes:
+def mtt_annotations(clips: Sequence[Clip] = MTT_CLIPS) -> bytes:
     tags = sorted({*MTT_TAGS, "singer", "duet"})
     rows: list[Sequence[object]] = [("clip_id", *tags, "mp3_path")]
-    for clip, _, path, own in MTT_CLIPS:
+    for clip, _, path, own in clips:
         rows.append((clip, *(int(tag in own) for tag in tags), path))
     return _csv(rows, delimiter="\t", quoting=csv.QUOTE_ALL)
 
 
-def mtt_info() -> bytes:
+def mtt_info(clips: Sequence[Clip] = MTT_CLIPS) -> bytes:
     columns = (
         "clip_id", "track_number", "title", "artist", "album", "url", "segmentStart", "segmentEnd",
         "original_url", "mp3_path",
     )  # fmt: skip
     rows: list[Sequence[object]] = [columns]
-    rows += [(c, 1, 'A "T"', artist, "B", "u", 0, 29, "o", p) for c, artist, p, _ in MTT_CLIPS]
+    rows += [(c, 1, 'A "T"', artist, "B", "u", 0, 29, "o", p) for c, artist, p, _ in clips]
     return _csv(rows, delimiter="\t", quoting=csv.QUOTE_ALL)
 
 
-def mtt_audio() -> list[bytes]:
+def mtt_audio(clips: Sequence[Clip] = MTT_CLIPS) -> list[bytes]:
     """A zip, cut in three; one clip is empty, as in the real one."""
     whole = zipped(
-        {path: b"" if "norine" in path else sound("mp3", clip) for clip, _, path, _ in MTT_CLIPS}
+        {path: b"" if "norine" in path else sound("mp3", clip) for clip, _, path, _ in clips}
     )
     third = len(whole) // 3
     return [whole[:third], whole[third : 2 * third], whole[2 * third :]]
@@ -230,8 +232,8 @@ def echonest_xml(seed: int = 0) -> bytes:
     ).encode()
 
 
-def mtt_features() -> bytes:
-    return zipped({f"{path}.xml": echonest_xml(clip) for clip, _, path, _ in MTT_CLIPS})
+def mtt_features(clips: Sequence[Clip] = MTT_CLIPS) -> bytes:
+    return zipped({f"{path}.xml": echonest_xml(clip) for clip, _, path, _ in clips})
 
 
 @functools.cache

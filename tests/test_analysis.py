@@ -26,7 +26,7 @@ from reclass_plex.training.columns import column_names, find_groupings, select_c
 from reclass_plex.training.importance import gain, shap_values
 from reclass_plex.training.importance_run import measure_importance
 from reclass_plex.training.inspection import inspect_model
-from reclass_plex.training.table import join_tables
+from reclass_plex.training.table import join_tables, keep
 from reclass_plex.training.tagger_card import load_tagger_card
 
 
@@ -259,3 +259,52 @@ def test_a_gpu_is_watched_and_its_absence_is_explained(
         read_gpus()
     with pytest.raises(DeviceError, match="no-such-smi is not installed; torch"):
         read_gpus("no-such-smi")
+
+
+# --- sets of features
+
+
+def test_sets_of_features_are_compared_on_the_same_folds(tmp_path: Path) -> None:
+    # the second table lacks some recordings, and lists the others backwards
+    other = keep(make_table(name="musicnn", seed=4), [f"song {i}" for i in range(80, -1, -1)])
+    object.__setattr__(other, "rows", np.random.default_rng(1).normal(size=(81, 6)).astype("f4"))
+    tables = [
+        write_folder(make_table(), tmp_path / "fma518"), write_folder(other, tmp_path / "musicnn"),
+    ]  # fmt: skip
+    given = [word for one in tables for word in ("--table", one)]
+    command = ("analyse", "features", "--approach", "baseline", *given, "--joined", "--folds", 3,
+               "--out", tmp_path / "out")  # fmt: skip
+    told = call(*command, "--json").stdout
+    first, second, both = map(json.loads, told.splitlines())
+    assert [one["name"] for one in (first, second, both)] == ["fma518", "musicnn", "fma518+musicnn"]
+    assert {one["recordings"] for one in (first, second, both)} == {81}
+    assert (first["columns"], both["columns"]) == (6, 12)
+    assert first["gain"] is None
+    assert second["gain_high"] < 0  # noise
+    assert second["p"] < 1e-6
+    assert second["gain"] == pytest.approx(second["value"] - first["value"])
+    assert "81 recordings" in call(*command).stdout  # all is there: nothing is trained again
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        assert [line["name"] for line in csv.DictReader(file)][2] == "fma518+musicnn"
+    assert (tmp_path / "out" / "comparison.svg").stat().st_size > 1000
+    with pytest.raises(ConfigError, match="was begun with other options"):
+        call(*command[:-3], 2, *command[-2:])
+    with pytest.raises(ConfigError, match="is none of these sets"):
+        call(*(word for word in command if word != "--joined"))
+
+
+def test_parts_of_one_table_are_sets_too(tmp_path: Path) -> None:
+    file = blind_csv(tmp_path)
+    command = ("analyse", "features", "--approach", "baseline", "--csv", file, "--folds", 2,
+               "--out", tmp_path / "out", "--json")  # fmt: skip
+    told = call(*command, "--columns", "f0,f1", "--columns", "f4", "--without", "f0,f1").stdout
+    whole, useful, one, rest = map(json.loads, told.splitlines())
+    assert [each["columns"] for each in (whole, useful, one, rest)] == [6, 2, 1, 4]
+    assert useful["value"] > 0.6 > max(one["value"], rest["value"])
+    assert rest["name"] == "without f0,f1"
+    with pytest.raises(ConfigError, match="one set is no comparison"):
+        call(*command[:-2], tmp_path / "other")
+    with pytest.raises(ConfigError, match="--without f9: table table has f0, f1"):
+        call(*command[:-2], tmp_path / "other", "--without", "f9")
+    with pytest.raises(ConfigError, match="are called f0"):
+        call(*command[:-2], tmp_path / "other", "--columns", "f0", "--columns", "f0")

@@ -79,8 +79,10 @@ def find_groupings(table: FeatureTable) -> tuple[Grouping, ...]:
     return tuple(found)
 
 
-def select_columns(table: FeatureTable, wanted: Sequence[str]) -> FeatureTable:
-    """Return `table` with the columns of the groups named by `wanted` alone, in their order.
+def select_columns(
+    table: FeatureTable, wanted: Sequence[str], *, without: bool = False
+) -> FeatureTable:
+    """Return `table` with the columns of the groups named by `wanted` alone, or without them.
 
     The features get another name, so that no head is taken for one of the whole set. Raises
     ConfigError if a group is not there, naming those that are.
@@ -90,12 +92,17 @@ def select_columns(table: FeatureTable, wanted: Sequence[str]) -> FeatureTable:
     known = {name: at for one in find_groupings(table) for name, at in one.groups.items()}
     if missing := [name for name in wanted if name not in known]:
         groups = ", ".join(known) or "no groups of columns"
-        raise ConfigError(f"--columns {missing[0]}: table {table.name} has {groups}")
+        option = "--without" if without else "--columns"
+        raise ConfigError(f"{option} {missing[0]}: table {table.name} has {groups}")
     chosen = np.unique(np.concatenate([known[name] for name in wanted]))
+    if without:
+        chosen = np.setdiff1d(np.arange(table.dims), chosen)
+        if not len(chosen):
+            raise ConfigError(f"--without {','.join(wanted)}: no column of {table.name} is left")
     names = column_names(table)
     return replace(
         table,
-        name=f"{table.name}[{','.join(wanted)}]",
+        name=f"{table.name}[{'without ' if without else ''}{','.join(wanted)}]",
         rows=np.ascontiguousarray(table.rows[:, chosen]),
         columns=tuple(names[i] for i in chosen),
     )

@@ -131,6 +131,18 @@ def draw_cost(points: Sequence[Point], measure: str, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_sets(results: Sequence[tuple[str, float, float, float]], measure: str, path: Path) -> None:
+    """Draw (name, value, low, high) of sets of features, one below the other."""
+    figure, axes = _figure(6.4, 1.2 + 0.3 * len(results))
+    for place, (_, value, low, high) in enumerate(reversed(results)):
+        spread = np.maximum([[value - low], [high - value]], 0)
+        axes.errorbar(value, place, xerr=spread, fmt="o", color=BLUE, capsize=3)
+    axes.set_yticks(range(len(results)), [name for name, *_ in reversed(results)], fontsize=8)
+    axes.set_xlabel(f"{measure} (95 %)")
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+    _save(figure, path)
+
+
 def draw_groups(lines: Sequence[Mapping[str, str]], path: Path) -> None:
     """Draw what is lost without each group of columns, by the lines of importance/groups.csv."""
     kinds = list(dict.fromkeys(line["by"] for line in lines))

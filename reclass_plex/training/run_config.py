@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reclass_plex.errors import ConfigError, Unreadable, printable
 from reclass_plex.files import naming_errors
 from reclass_plex.training.approaches import Settings, find_approach
-from reclass_plex.training.table import FeatureTable, check_finite, join_tables, leave_out
+from reclass_plex.training.columns import select_columns
+from reclass_plex.training.table import FeatureTable, check_finite, join_tables, keep, leave_out
 from reclass_plex.training.table_csv import CsvSource, read_csv_table
 
 RUN = "run.json"
@@ -32,11 +33,36 @@ class Source(_Record):
     rate: int | Literal["native"] = "native"
     window_seconds: float = Field(default=30.0, gt=0)
     without_test: bool = False  # leave out the recordings of the published test part
+    beside: tuple[Path, ...] = ()  # folders of tables whose features stand beside these
+    common_with: tuple[Path, ...] = ()  # only recordings that all of them have, as the first lists
+    columns: tuple[str, ...] = ()  # only these groups of columns
+    without: tuple[str, ...] = ()  # all but these
 
     def read(self) -> tuple[FeatureTable, tuple[str, ...]]:
         """Return the table and remarks on it. Raises ConfigError or FileError."""
         table, remarks = self._read()
-        return (leave_out(table, "test") if self.without_test else table), remarks
+        if self.without_test:
+            table = leave_out(table, "test")
+        if self.beside or self.common_with:
+            table = self._among_others(table)
+        if self.columns:
+            table = select_columns(table, self.columns)
+        if self.without:
+            table = select_columns(table, self.without, without=True)
+        return table, remarks
+
+    def _among_others(self, table: FeatureTable) -> FeatureTable:
+        from reclass_plex.training.extraction import read_manifest, read_table
+
+        lists = [[one.key for one in read_manifest(at).recordings] for at in self.common_with]
+        if self.beside:
+            table = join_tables([table, *(read_table(at) for at in self.beside)])
+        if not lists:
+            return table
+        there = set(table.keys).intersection(*lists)
+        if not there:
+            raise ConfigError(f"table {table.name}: no recording is in all of the tables")
+        return keep(table, [key for key in lists[0] if key in there])
 
     def _read(self) -> tuple[FeatureTable, tuple[str, ...]]:
         if self.folder is not None:

@@ -152,14 +152,21 @@ def leave_out(table: FeatureTable, split: Split) -> FeatureTable:
         return table
     if not kept.any():
         raise ConfigError(f"table {table.collection}/{table.name}: has only {split} recordings")
-    rows = np.flatnonzero(kept[table.recording])
-    number = np.cumsum(kept) - 1
-    chosen = np.flatnonzero(kept)
+    return keep(table, [key for key, one in zip(table.keys, kept, strict=True) if one])
+
+
+def keep(table: FeatureTable, keys: Sequence[str]) -> FeatureTable:
+    """Return `table` with the recordings of `keys` alone, in their order; each must be in it."""
+    position = {key: number for number, key in enumerate(table.keys)}
+    chosen = np.array([position[key] for key in keys], np.int64)
+    number = np.full(len(table), -1)
+    number[chosen] = np.arange(len(chosen))
+    rows = np.flatnonzero(number[table.recording] >= 0)
     return replace(
         table,
         rows=np.asarray(table.rows[rows]),
         recording=number[table.recording[rows]],
-        keys=tuple(table.keys[i] for i in chosen),
+        keys=tuple(keys),
         labels=table.labels[chosen],
         groups=tuple(table.groups[i] for i in chosen),
         splits=tuple(table.splits[i] for i in chosen),
