@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from audio_files import synthesize
 from model_server import ModelServer
 from safetensors.numpy import load_file
 from scipy.io import wavfile
+from test_training_runs import Child
 from tiny_ensemble import publish
 from tiny_models import write_tiny_jmla
 from training_tables import make_table, write_folder
@@ -24,6 +28,13 @@ from reclass_plex.errors import ReclassError
 from reclass_plex.models import list_models
 from reclass_plex.profiles import SPEC, read_spec
 from reclass_plex.training.cascade import HELD_OUT
+from reclass_plex.training.progressive_run import (
+    PROGRESSIVE,
+    ProgressiveConfig,
+    finish_progressive,
+    start_progressive,
+)
+from reclass_plex.training.runs import Voice
 
 GENRES = ("Ambient", "Jazz", "Metal")
 CLIPS = 11  # a genre
@@ -169,3 +180,48 @@ def test_the_published_test_part_is_left_out(home: Path, run: Callable[..., Resu
     kept = make_table(90, split=True).splits
     figures = json.loads(made.stdout.splitlines()[-1])
     assert figures["recordings"] == 90 - kept.count("test")
+
+
+def test_a_progressive_run_that_is_killed_over_and_over_ends_in_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    tables = tuple(
+        write_folder(make_table(36, name=name), tmp_path / name) for name in ("musicnn", "jmla")
+    )
+    config = ProgressiveConfig(
+        tables=tables, folds=2, device="cpu", threads=1, started="2026-11-26", command="",
+        versions={},
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        start_progressive(folder, config)
+    quiet = Voice(lambda text: None, lambda text: None, lambda fit, line: None)
+    finish_progressive(whole, quiet)
+
+    def checkpoints() -> int:
+        """Fits that are kept: those of a stage go when it is finished, and leave their plots."""
+        return sum(1 for path in killed.rglob("*") if path.suffix in {".safetensors", ".svg"})
+
+    generator = random.Random(20261126)
+    child = Child()
+    try:
+        for _ in range(3):
+            before = checkpoints()
+            pid = child.start(killed)
+            deadline = time.monotonic() + 30
+            while checkpoints() < before + generator.randint(1, 3) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(generator.uniform(0, 0.02))
+            os.kill(pid, signal.SIGKILL)
+            assert child.read() == -signal.SIGKILL, "the kill came too late"
+    finally:
+        child.close()
+    assert (killed / "stages" / "1-musicnn").exists()
+    assert not (killed / "ensemble").exists()
+    finish_progressive(killed, quiet)
+    assert contents(killed / "ensemble") == contents(whole / "ensemble")
+    for name in ("head.safetensors", "card.json", "metrics.json", "predictions.csv"):
+        for stage in ("1-musicnn", "2-jmla"):
+            path = Path("stages") / stage / name
+            assert (killed / path).read_bytes() == (whole / path).read_bytes(), path
+    assert (killed / PROGRESSIVE).exists()
