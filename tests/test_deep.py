@@ -313,7 +313,7 @@ def test_a_run_of_tags(tmp_path: Path) -> None:
     figures = runs.finish_run(run, SILENT)
     _, asked = evaluate_model(load_trained(run), table, "test")
     assert asked["roc_auc"]["value"] == pytest.approx(figures["roc_auc"]["value"])
-    assert inspect_model(run).facts["kind"] == "tags"
+    assert inspect_model(run).facts["kind"] == "tags, network"
 
 
 def test_what_does_not_go_together_is_refused(mel: Path, finished: Path, tmp_path: Path) -> None:
