@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reclass_plex.cursors import Page, make_cursor, read_cursor
+from reclass_plex.cursors import Page, cut_page, make_cursor, read_cursor
 from reclass_plex.store import Store
 from reclass_plex.tables import journal, plex_edits, runs, tracks
 
@@ -99,8 +99,7 @@ def list_journal(
     query = query.order_by(journal.c.id.desc()).limit(limit + 1)
     with store.transaction(write=False) as connection:
         found = [ChangeRow(**row._mapping) for row in connection.execute(query)]
-    rows = tuple(found[:limit])
-    return Page(rows, make_cursor("journal", rows[-1].id) if len(found) > limit else None)
+    return cut_page(found, limit, "journal", lambda row: (row.id,))
 
 
 def find_change(store: Store, change_id: int) -> ChangeRow | None:
@@ -131,8 +130,7 @@ def list_plex_edits(
     query = query.order_by(plex_edits.c.id.desc()).limit(limit + 1)
     with store.transaction(write=False) as connection:
         found = [PlexEditRow(**row._mapping) for row in connection.execute(query)]
-    rows = tuple(found[:limit])
-    return Page(rows, make_cursor("plex-edits", rows[-1].id) if len(found) > limit else None)
+    return cut_page(found, limit, "plex-edits", lambda row: (row.id,))
 
 
 def _changes() -> sa.Select[Any]:

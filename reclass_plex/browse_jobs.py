@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from reclass_plex.cursors import Page, make_cursor, read_cursor
+from reclass_plex.cursors import Page, cut_page, read_cursor
 from reclass_plex.jobs import Job, State
 from reclass_plex.store import Store
 from reclass_plex.tables import jobs
@@ -31,9 +31,7 @@ def list_jobs(
     query = query.order_by(jobs.c.changed.desc(), jobs.c.id.desc()).limit(limit + 1)
     with store.transaction(write=False) as connection:
         found = [Job(**row._mapping) for row in connection.execute(query)]
-    rows = tuple(found[:limit])
-    following = make_cursor("jobs", rows[-1].changed, rows[-1].id) if len(found) > limit else None
-    return Page(rows, following)
+    return cut_page(found, limit, "jobs", lambda job: (job.changed, job.id))
 
 
 def find_job(store: Store, job_id: int) -> Job | None:

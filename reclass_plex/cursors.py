@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -39,6 +40,14 @@ def make_cursor(listed: str, *key: Key) -> str:
     values = [part.hex() if isinstance(part, bytes) else part for part in key]
     text = json.dumps([listed, *values], separators=(",", ":")).encode("ascii")
     return base64.urlsafe_b64encode(text).rstrip(b"=").decode("ascii")
+
+
+def cut_page(
+    found: Sequence[Row], limit: int, listed: str, key: Callable[[Row], tuple[Key, ...]]
+) -> Page[Row]:
+    """Return a page of `limit` rows. `found` has one more where the list goes on."""
+    rows = tuple(found[:limit])
+    return Page(rows, make_cursor(listed, *key(rows[-1])) if len(found) > limit else None)
 
 
 def read_cursor(cursor: str, listed: str, *types: type[Key]) -> tuple[Key, ...]:

@@ -6,8 +6,7 @@ of the weights since, which is what is tuned and kept. A network that was traine
 learns its new head alone, then all of it, the old part at a lower rate: a head that knows nothing
 would spoil what is below it (Kumar et al., 2022).
 
-Epochs draw their random numbers from (seed, epoch), as in `descent`: a run that was stopped takes
-the same steps.
+What it does like every descent, the same steps after a stop among it, is in `epochs`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from reclass_plex.device import device_errors
 from reclass_plex.networks import NetworkSpec, as_module
 from reclass_plex.training.approaches.augment import disturb_spectrograms
 from reclass_plex.training.approaches.base import Examples, Fit, Keeper, Model, Round, State
-from reclass_plex.training.approaches.descent import epoch_seed
+from reclass_plex.training.approaches.epochs import epoch_seed, mix, pack, pass_over, unpack
 from reclass_plex.training.approaches.gpu import Precision, gpu_load
 from reclass_plex.training.approaches.network import load_batch, row_losses
 from reclass_plex.training.metrics import Labels
@@ -171,22 +170,20 @@ class _Deep:
 
     def _pass(self, generator: np.random.Generator, epoch: int) -> tuple[float, float]:
         self.network.train()
-        order = generator.permutation(len(self.train.index))
-        steps = -(-len(order) // self.options.batch)
-        total = rate = 0.0
-        for step in range(steps):
-            chosen = np.sort(order[step::steps])  # sorted: a mapped table is read forwards
+
+        def set_rate(step: int, steps: int) -> float:
             rate = self._rate(epoch + step / steps)
             for group, times in zip(
                 self.optimiser.param_groups, (1.0, self.options.body_rate), strict=False
             ):
                 group["lr"] = rate * times
-            with self.precision.context():
-                loss = self._mixed_loss(chosen, generator)
-            self.optimiser.zero_grad()
-            self.precision.step(loss, self.optimiser)
-            total += float(loss.detach()) * len(chosen)
-        return total / len(order), rate
+            return rate
+
+        return pass_over(
+            *(len(self.train.index), self.options.batch, generator),
+            *(self.optimiser, self.precision, set_rate),
+            lambda chosen: self._mixed_loss(chosen, generator),
+        )
 
     def _rate(self, epochs: float) -> float:
         """Return the rate after so many epochs."""
@@ -206,11 +203,7 @@ class _Deep:
         if self.options.disturb:
             x = disturb_spectrograms(x, generator)
         if self.options.mixup:
-            share = float(generator.beta(self.options.mixup, self.options.mixup))
-            other = torch.from_numpy(generator.permutation(len(chosen))).to(x.device)
-            x = share * x + (1 - share) * x[other]
-            target = share * target + (1 - share) * target[other]
-            weights = share * weights + (1 - share) * weights[other]
+            x, target, weights = mix(generator, self.options.mixup, x, target, weights)
         losses = row_losses(self.network(x), target, self.train.multi_label)
         return (weights * losses).mean()
 
@@ -252,12 +245,7 @@ class _Deep:
             tensor.copy_(weights[name])
 
     def _state(self) -> State:
-        tensors: dict[str, Tensor] = {}
-        parts = (("now", self._weights()), ("best", self.best), ("mean", self.mean))
-        for part, weights in parts:
-            tensors |= {f"{part}.{n}": t for n, t in _on_cpu(weights).items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": v.detach().cpu() for name, v in state.items()}
+        parts = {"now": self._weights(), "best": self.best, "mean": self.mean}
         facts = {
             "log": [line.as_json() for line in self.log],
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
@@ -267,24 +255,19 @@ class _Deep:
             "total": self.total,
             "scaler": self.precision.state(),
         }
-        return State(tensors, facts)
+        held = {part: _on_cpu(weights) for part, weights in parts.items()}
+        return State(pack(self.optimiser, held), facts)
 
     def _resume(self) -> None:
         kept = self.keeper.load()
         if kept is None:
             return
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "mean": {}, "adam": {}}
-        for name, tensor in kept.tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor if part == "adam" else tensor.to(self.options.device)
+        parts = unpack(self.optimiser, kept.tensors, ("now", "best", "mean"))
         self._assign(parts["now"])
-        self.best, self.mean = parts["best"], parts["mean"]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["adam"].items():
-            number, _, moment = name.partition(".")
-            moments.setdefault(int(number), {})[moment] = tensor
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.best, self.mean = (
+            {name: tensor.to(self.options.device) for name, tensor in parts[part].items()}
+            for part in ("best", "mean")
+        )
         facts: Mapping[str, Any] = kept.facts
         self.best_loss = math.inf if facts["best_loss"] is None else facts["best_loss"]
         self.best_epoch, self.averaged = facts["best_epoch"], facts["averaged"]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reclass_plex.device import device_errors
 from reclass_plex.training.approaches.base import Examples, Fit, Keeper, Round, State
+from reclass_plex.training.approaches.epochs import epoch_seed, mix, pack, pass_over, unpack
 from reclass_plex.training.approaches.gpu import Precision, gpu_load
 from reclass_plex.training.approaches.network import (
     Network,
@@ -95,20 +96,18 @@ class _Descent:
 
     def _pass(self, generator: np.random.Generator, epoch: int) -> tuple[float, float]:
         self.network.train()
-        order = generator.permutation(len(self.train.index))
-        steps = -(-len(order) // self.options.batch)
-        total = rate = 0.0
-        for step in range(steps):
-            chosen = np.sort(order[step::steps])  # sorted: a mapped table is read forwards
+
+        def set_rate(step: int, steps: int) -> float:
             rate = self._rate((epoch * steps + step) / (self.epochs * steps))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            with self.precision.context():
-                loss = self._mixed_loss(chosen, generator)
-            self.optimiser.zero_grad()
-            self.precision.step(loss, self.optimiser)
-            total += float(loss.detach()) * len(chosen)
-        return total / len(order), rate
+            return rate
+
+        return pass_over(
+            *(len(self.train.index), self.options.batch, generator),
+            *(self.optimiser, self.precision, set_rate),
+            lambda chosen: self._mixed_loss(chosen, generator),
+        )
 
     def _rate(self, progress: float) -> float:
         if progress < WARM_UP:
@@ -120,11 +119,7 @@ class _Descent:
         x, target, weights = load_batch(self.train, chosen, self.options.device)
         z = self.network.enter(x)
         if self.options.mixup:
-            share = float(generator.beta(self.options.mixup, self.options.mixup))
-            other = torch.from_numpy(generator.permutation(len(chosen))).to(z.device)
-            z = share * z + (1 - share) * z[other]
-            target = share * target + (1 - share) * target[other]
-            weights = share * weights + (1 - share) * weights[other]
+            z, target, weights = mix(generator, self.options.mixup, z, target, weights)
         return (weights * row_losses(self.network(z), target, self.train.multi_label)).mean()
 
     @torch.no_grad()
@@ -147,41 +142,24 @@ class _Descent:
             parameter.copy_(parameters[name])
 
     def _state(self) -> State:
-        tensors = {f"now.{name}": value for name, value in self._parameters().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": v.detach().cpu() for name, v in state.items()}
+        parts = {"now": self._parameters(), "best": self.best}
         facts = {
             "log": [line.as_json() for line in self.log],
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "best_epoch": self.best_epoch,
             "scaler": self.precision.state(),
         }
-        return State(tensors, facts)
+        return State(pack(self.optimiser, parts), facts)
 
     def _resume(self) -> None:
         kept = self.keeper.load()
         if kept is None:
             return
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
-        for name, tensor in kept.tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+        parts = unpack(self.optimiser, kept.tensors, ("now", "best"))
         self._restore(parts["now"])
         self.best = parts["best"]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["adam"].items():
-            number, _, moment = name.partition(".")
-            moments.setdefault(int(number), {})[moment] = tensor
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         best_loss = kept.facts["best_loss"]
         self.best_loss = math.inf if best_loss is None else best_loss
         self.best_epoch = kept.facts["best_epoch"]
         self.log = [Round(**line) for line in kept.facts["log"]]
         self.precision.restore(kept.facts["scaler"])
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return what torch draws an epoch's numbers from."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
