@@ -397,8 +397,12 @@ with Store.open(Path(sys.argv[1])) as store:
     jobs = Jobs(store)
     print("ready", flush=True)
     sys.stdin.readline()
+    first = True
     while batch := jobs.claim(7, time.time(), owner=process_token(), lease=60):
-        print(*(job.id for job in batch))
+        print(*(job.id for job in batch), flush=first)
+        if first:  # else one may have them all while SQLite lets the other sleep
+            sys.stdin.readline()
+            first = False
         assert jobs.finish([job.id for job in batch], process_token(), "done", time.time())
 """
 
@@ -418,11 +422,18 @@ def test_processes_that_claim_at_once_never_get_the_same(jobs: Jobs, tmp_path: P
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    ids = [process.communicate(timeout=60)[0].split() for process in processes]
+
+    def go() -> None:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    go()
+    ids = [process.stdout.readline().split() for process in processes if process.stdout]
+    go()
+    for held, process in zip(ids, processes, strict=True):
+        held.extend(process.communicate(timeout=60)[0].split())
     assert [process.returncode for process in processes] == [0, 0]
     assert all(ids)
     assert len(set(ids[0]) | set(ids[1])) == len(ids[0]) + len(ids[1]) == count
