@@ -216,6 +216,8 @@ def write_decisions(
             for folder in {track.path.parent for track in known.values()}:
                 with suppress(OSError):
                     changes.remove_leftovers(store, find_leftovers(folder))
+            for run in {one.run_id for one, _ in chunk}:
+                store.join_run(run)
             for one, track_id in chunk:
                 if should_stop():
                     break

@@ -426,6 +426,15 @@ class Store:
             assert result.inserted_primary_key is not None  # noqa: S101 - SQLite always gives one
             return int(result.inserted_primary_key[0])
 
+    def join_run(self, run_id: int) -> None:
+        """Go on with a run that perhaps another process began: see `dead_tokens`."""
+        with self.transaction() as connection:
+            this = runs.c.id == run_id
+            token = connection.execute(sa.select(runs.c.token).where(this)).scalar_one()
+            if process_token() not in token.split():
+                joined = f"{token} {process_token()}"
+                connection.execute(runs.update().where(this).values(token=joined))
+
     def finish_run(self, run_id: int, *, now: float | None = None, keep_empty: bool = True) -> None:
         """Close a run; without `keep_empty` drop it if nothing came of it."""
         with self.transaction() as connection:
@@ -448,8 +457,8 @@ class Store:
         For the one that holds `writing_files`: all of them have ended.
         """
         with self.transaction(write=False) as connection:
-            tokens = set(connection.execute(sa.select(runs.c.token)).scalars())
-        return tokens - {process_token()}
+            tokens = connection.execute(sa.select(runs.c.token)).scalars().all()
+        return {one for held in tokens for one in held.split()} - {process_token()}
 
     def list_runs(self, limit: int | None = None) -> list[RunSummary]:
         """Return the runs, newest first."""

@@ -167,7 +167,8 @@ runs = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("command", sa.Text, nullable=False),
-    sa.Column("token", sa.Text, nullable=False),  # files.process_token, in temporary names
+    # files.process_token, in temporary names, of each process that works on it; blanks between
+    sa.Column("token", sa.Text, nullable=False),
     sa.Column("started", sa.Float, nullable=False),
     sa.Column("finished", sa.Float),  # NULL: still running, or killed
 )

@@ -317,6 +317,25 @@ for one in decisions.write_decisions(store, Config(), wait_seconds=30):
 """
 
 
+def test_copies_of_a_killed_writer_that_did_not_decide_are_removed(
+    store: Store, music: Path
+) -> None:
+    track = make_file(music / "Album" / "1.ogg", 1)
+    correct(store, [know(store, track)], "Jazz")
+    code = f"{_CHILD}\nfrom reclass_plex.files import process_token\nprint(process_token())"
+    command = [sys.executable, "-c", code, str(store.path)]
+    token = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    assert read_tags(track).genres == ("Jazz",)
+    ours = track.with_name(f".1.reclass-{token}-abcd.tmp.ogg")
+    strange = track.with_name(".1.reclass-00000000-abcd.tmp.ogg")
+    for leftover in (ours, strange):
+        leftover.touch()
+    correct(store, [know(store, track)], "Blues")
+    write(store)
+    assert read_tags(track).genres == ("Blues",)
+    assert (ours.exists(), strange.exists()) == (False, True)
+
+
 def test_killed_while_it_writes_an_album_nothing_is_lost(store: Store, music: Path) -> None:
     count = 90
     sources = [make_file(music / "Album" / f"{n:03}.ogg", n) for n in range(12)]

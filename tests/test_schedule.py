@@ -32,6 +32,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
     return condition()
 
 
+def nothing_runs() -> bool:
+    names = {f"schedule {name}" for name in ("reconcile", "plex", "maintenance")}
+    return not any(thread.name in names for thread in threading.enumerate())
+
+
 class Runs:
     """Tasks that count how often they ran."""
 
@@ -207,6 +212,7 @@ def test_a_clock_that_is_set_back_delays_nothing(
     runs = Runs()
     schedule = make(USUAL, runs)
     assert wait_for(lambda: runs.count["plex"] == runs.count["reconcile"] == 1)
+    assert wait_for(nothing_runs)  # what has counted may not have ended
     before = schedule.next_runs()
     now = time.time()
     schedule.step(now)
