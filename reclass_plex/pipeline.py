@@ -174,6 +174,7 @@ def tag_files(
     `run_id` None nothing is written (dry run). `should_stop` is asked between files: the file in
     hand is finished, the rest is left for the next run, which goes on where this one stopped.
     """
+    said = Decisions(store).all_standing()
     for album in analyse_albums(
         found,
         store=store,
@@ -189,6 +190,7 @@ def tag_files(
             ensemble=ensemble,
             run_id=run_id,
             should_stop=should_stop,
+            said=said,
         )
 
 
@@ -325,11 +327,15 @@ def write_album(
     run_id: int | None,
     should_stop: Callable[[], bool] = lambda: False,
     mates: Sequence[KnownTrack] = (),
+    said: Mapping[str, Decision] | None = None,
 ) -> Iterator[TrackResult]:
     """Plan for tracks that may share albums, then write one after another; yield what became.
 
     `mates` are further tracks of their albums: they vote, and stay as they are. With `run_id`
     None nothing is written. When stopped, the rest is left out.
+
+    `said` is what people decided, as far as is known: before anything is written it is asked for
+    again, with the right to change files, as they may have decided meanwhile. None: ask at once.
     """
     for item in items:
         if item.error is not None:
@@ -341,13 +347,18 @@ def write_album(
     ]
     voters = [(mate, mate.verdict) for mate in mates if mate.verdict]
     tracks = [known for known, _ in (*pairs, *voters)]
-    # Asked for now, with the right to change files: a person may have decided meanwhile.
-    said = Decisions(store).standing({known.digest for known in tracks if known.digest})
-    plans = plan_tags(
-        [(_as_track(known, said), verdict) for known, verdict in (*pairs, *voters)],
-        config.policy,
-        ensemble.taxonomy,
-    )
+    digests = {known.digest for known in tracks if known.digest}
+
+    def plan_by(said: Mapping[str, Decision]) -> list[TagPlan]:
+        return plan_tags(
+            [(_as_track(known, said), verdict) for known, verdict in (*pairs, *voters)],
+            config.policy,
+            ensemble.taxonomy,
+        )
+
+    plans = [] if said is None else plan_by(said)
+    if said is None or (run_id is not None and any(plan.after is not None for plan in plans)):
+        plans = plan_by(Decisions(store).standing(digests))
     for (known, verdict), plan in zip(pairs, plans, strict=False):  # those of the mates are last
         result = TrackResult(known.path, verdict, plan)
         if plan.after is None or run_id is None:
