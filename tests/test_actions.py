@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from decision_tools import CONFIG, UNSURE, know, make_file
+from timing import timed
 
 from reclass_plex.decided import Decisions
 from reclass_plex.errors import ConfigError, FileError, PlexUnreachable
@@ -47,6 +48,7 @@ def ended(actions: Actions, operation: Operation | None) -> Operation:
     return found
 
 
+@timed
 def test_a_click_is_in_the_file_at_once(store: Store, actions: Actions, tmp_path: Path) -> None:
     path = make_file(tmp_path / "music" / "a.ogg")
     before = path.read_bytes()

@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 from test_web import TOKEN, Daemon, ask, raw, rest, serving, wait_for
+from timing import timed
 
 from reclass_plex.errors import NotAudio
 from reclass_plex.records import GenreScore, Verdict, Vote
@@ -301,6 +302,7 @@ def test_what_makes_no_sense_is_a_problem(server: WebServer, path: str, status: 
     assert "root:" not in json.dumps(problem)
 
 
+@timed
 @pytest.mark.parametrize(
     "text",
     [

@@ -30,6 +30,7 @@ from mutagen.flac import FLAC, Picture
 from mutagen.id3 import APIC, ID3, TCON, TIT2
 from mutagen.mp4 import MP4, MP4Cover
 from mutagen.ogg import OggFileType
+from timing import timed
 
 from reclass_plex import audio, audio_collector, audio_ends
 from reclass_plex.audio import audio_digest, decode_excerpt, resample
@@ -468,6 +469,7 @@ def test_audio_without_its_padding_byte(tmp_path: Path) -> None:
     assert digest_of(tmp_path, content) == whole
 
 
+@timed
 def test_a_sparse_wav_of_5_gb_takes_no_time(tmp_path: Path) -> None:
     """Space that was reserved and not filled: FFmpeg walked along it for a minute."""
     path = tmp_path / "reserved.wav"

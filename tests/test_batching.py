@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timing import timed
 from tiny_models import write_tiny_mert
 from torch import Tensor
 
@@ -163,6 +164,7 @@ def test_one_row_that_does_not_fit_is_told() -> None:
     assert batcher.most_rows == 1
 
 
+@timed
 def test_a_caller_alone_does_not_wait() -> None:
     batcher = Batcher(lambda rows: rows * 2, most_rows=8, wait_seconds=LONG)
     began = time.monotonic()
@@ -188,6 +190,7 @@ def test_a_caller_waits_for_who_said_to_come(threads: ThreadPoolExecutor) -> Non
     assert gate.batches == [[1, 2]]
 
 
+@timed
 def test_a_caller_waits_no_longer_than_allowed_nor_for_who_left(
     threads: ThreadPoolExecutor,
 ) -> None:

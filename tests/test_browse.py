@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from many_tracks import fill_store
+from timing import timed
 
 from reclass_plex.browse import (
     SORTS,
@@ -301,6 +302,7 @@ def test_figures_of_an_empty_store(store: Store) -> None:
     assert not (list_tracks(store).rows or list_albums(store).rows or list_runs(store).rows)
 
 
+@timed
 def test_a_deep_page_costs_no_more_than_the_first(library: Store) -> None:
     def seconds(cursor: str | None) -> float:
         began = time.process_time()

@@ -19,6 +19,7 @@ import mutagen
 import pytest
 from audio_files import encode, make_audio, synthesize
 from daemon_tools import cut_track
+from timing import timed
 
 from reclass_plex.cli import main
 
@@ -342,6 +343,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_the_next_run_goes_on(
     assert len(rest.lines) == len(names)
 
 
+@timed
 def test_a_known_library_is_passed_without_loading_the_models(run: Any, music: Path) -> None:
     for path in music.glob("[CHKLMS]*"):  # what listening to all ten would show is no more
         path.unlink()

@@ -33,6 +33,7 @@ from daemon_tools import (
     wait_until,
 )
 from plex_server import Item, PlexStandIn
+from timing import timed
 
 import service.daemon
 from reclass_plex.audio import audio_digest
@@ -507,6 +508,7 @@ def test_a_changed_configuration_counts_from_sighup_on(
         assert daemon.worker() != worker
 
 
+@timed
 def test_stopped_or_killed_while_busy_nothing_is_held_and_nobody_is_left(
     tmp_path: Path, recordings: list[Path]
 ) -> None:
@@ -673,6 +675,7 @@ def test_quiet_hours_and_a_mount_that_goes_away(tmp_path: Path, recordings: list
         wait_until(lambda: all_tagged(paths + more), "it goes on")
 
 
+@timed
 def test_files_are_tagged_without_plex_and_webhooks_answered_while_busy(
     tmp_path: Path, recordings: list[Path]
 ) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pytest
 from plex_server import PlexStandIn
+from timing import timed
 
 from reclass_plex.config import (
     CONFIG_VARIABLE,
@@ -142,6 +143,7 @@ def test_without_anything_all_is_well_and_nothing_is_made(home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
+@timed
 def test_checks_come_as_they_are_made(home: Path) -> None:
     began = time.monotonic()
     first = next(diagnose())
@@ -202,6 +204,7 @@ def test_a_whole_installation_is_well_and_stays_as_it_is(
 # Time limits
 
 
+@timed
 def test_what_hangs_is_an_error_and_the_rest_goes_on() -> None:
     let_go = threading.Event()
 
@@ -327,6 +330,7 @@ def test_a_token_that_is_missing_open_to_others_or_void_is_told(
     assert "void-token" not in str(check)
 
 
+@timed
 @pytest.mark.parametrize("mode", ["down", "failing", "garbage", "slow"])
 def test_a_server_in_trouble_is_an_error_within_the_time(
     tmp_path: Path, plex: PlexStandIn, mode: Literal["down", "failing", "garbage", "slow"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from timing import timed
 
 from reclass_plex.errors import FileChanged, FileError, NoSpace, ReadOnly, Unreadable
 from reclass_plex.files import (
@@ -127,6 +128,7 @@ def test_names_that_are_not_utf8_and_any_unicode_form(tmp_path: Path) -> None:
     assert {os.fsencode(path.name) for path in found(tmp_path)[0]} == set(names)
 
 
+@timed
 def test_ten_thousand_files_take_no_time(tmp_path: Path) -> None:
     for i in range(100):
         folder = tmp_path / str(i)

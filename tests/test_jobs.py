@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from timing import timed
 
 from reclass_plex import jobs as jobs_module
 from reclass_plex.jobs import ALONE_DEATHS, MAX_ATTEMPTS, MAX_DEATHS, STATES, Jobs
@@ -275,6 +276,7 @@ def test_old_finished_rows_are_pruned_and_no_others(jobs: Jobs) -> None:
     assert jobs.find(paths[0]) is None
 
 
+@timed
 @pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.nightly)])
 def test_many_jobs_are_quick_to_enter_and_to_claim(jobs: Jobs, count: int) -> None:
     paths = [MUSIC / f"{number // 12:05}" / f"{number % 12:02}.flac" for number in range(count)]

@@ -18,6 +18,7 @@ import pytest
 from audio_files import encode
 from daemon_tools import DEMO
 from radio import Station, make_station
+from timing import timed
 
 from reclass_plex import http_stream, live
 from reclass_plex.audio_stream import parse_source
@@ -66,6 +67,7 @@ def test_a_station_is_heard_in_every_format_with_its_titles(kind: str) -> None:
     assert at[20].at == 20.0  # beyond the place where the station begins anew
 
 
+@timed
 def test_the_command_is_at_most_three_seconds_behind_and_ends_at_once() -> None:
     station = make_station([CLASSICAL], "mp3", 12.0)
     with station.on_air() as url:

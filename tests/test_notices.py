@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from timing import timed
 
 from reclass_plex import messages
 from reclass_plex.config import NotifyOptions, load_config
@@ -242,6 +243,7 @@ def test_a_store_that_cannot_be_written_is_told_once(store: Store, ear: Ear) -> 
     assert [one["message"] for one in ear.heard] == ["the store is full"]
 
 
+@timed
 def test_a_hanging_address_holds_nothing_up_and_stopping_is_prompt(store: Store, ear: Ear) -> None:
     import time
 

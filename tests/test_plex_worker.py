@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 from plex_server import Library, PlexStandIn
 from plex_tools import wait_until
+from timing import timed
 
 from reclass_plex.config import Config, PathMap, PlexOptions, PolicyOptions, WorkerOptions
 from reclass_plex.errors import ConfigError, StoreError
@@ -448,6 +449,7 @@ def test_the_thread_writes_what_is_wanted_when_it_is_woken(bench: Bench) -> None
     assert not any(thread.name == "plex" for thread in threading.enumerate())
 
 
+@timed
 @pytest.mark.parametrize("at", ["connecting", "listing"])
 def test_it_stops_at_once_while_the_server_hangs(
     server: PlexStandIn, library: Library, store: Store, music: Path, at: str

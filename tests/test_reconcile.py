@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
+from timing import timed
 
 from reclass_plex.errors import NotAudio
 from reclass_plex.jobs import Jobs
@@ -228,6 +229,7 @@ def test_it_ends_when_it_is_told_to(music: Path, store: Store, jobs: Jobs) -> No
     )
 
 
+@timed
 def test_ten_thousand_known_files_take_less_than_two_seconds(
     tmp_path: Path, store: Store, jobs: Jobs
 ) -> None:

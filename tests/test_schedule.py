@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from timing import timed
 
 from reclass_plex.config import ScheduleOptions
 from reclass_plex.errors import StoreError
@@ -163,6 +164,7 @@ def test_what_is_asked_for_while_it_runs_runs_once_more(make: Callable[..., Sche
     assert schedule.next_runs()["maintenance"] > time.time()
 
 
+@timed
 def test_the_end_comes_at_once_while_a_task_heeds_it(make: Callable[..., Schedule]) -> None:
     runs = Runs(work=lambda stopping: stopping.wait(60))
     schedule = make(USUAL, runs)
@@ -174,6 +176,7 @@ def test_the_end_comes_at_once_while_a_task_heeds_it(make: Callable[..., Schedul
     schedule.run_soon("plex")  # nor is this
 
 
+@timed
 def test_the_end_does_not_wait_for_a_task_that_hangs(
     make: Callable[..., Schedule], caplog: pytest.LogCaptureFixture
 ) -> None:

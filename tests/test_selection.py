@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from timing import timed
 
 from reclass_plex.errors import ConfigError
 from reclass_plex.records import GenreScore, Verdict
@@ -207,6 +208,7 @@ def test_it_comes_back_from_json_with_paths_that_are_no_utf_8() -> None:
     assert Selection.model_validate(json.loads(text)) == selection
 
 
+@timed
 @pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.nightly)])
 def test_many_tracks_stream(store: Store, music: Path, count: int) -> None:
     rows = [(os.fsencode(music / f"{n}.mp3"), str(n)) for n in range(count)]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from timing import timed
 
 from reclass_plex.config import Config
 from reclass_plex.jobs import Jobs
@@ -130,6 +131,7 @@ def test_it_is_ended_politely_when_not_allowed(
     assert mark.exists()
 
 
+@timed
 def test_one_that_does_not_end_is_killed(
     make: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -483,7 +483,9 @@ from pathlib import Path
 from service.watch import FolderWatch
 logging.basicConfig(stream=sys.stdout, format="log %(message)s", level=logging.INFO)
 def say(*words):
-    print(*words, flush=True)
+    # in one piece: the threads of the watch log to the same stream
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
 def sink(path, reason):
     say(reason, path)
 root = Path(sys.argv[1])

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+from timing import timed
 
 from reclass_plex.config import Config, WebOptions
 from reclass_plex.errors import ConfigError, DaemonError, PlexUnreachable
@@ -430,6 +431,7 @@ def test_a_body_beyond_the_limit_is_refused_unread(server: WebServer, daemon: Da
     assert ask(server, "GET", "/api/status")[0] == 200
 
 
+@timed
 def test_who_sends_nothing_or_never_ends_is_cut_off(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +544,7 @@ def test_localhost_is_all_of_its_addresses(daemon: Daemon) -> None:
         assert ask(server, "GET", "/api/status")[0] == 200
 
 
+@timed
 def test_stopping_waits_for_nobody_who_only_holds_a_connection(daemon: Daemon) -> None:
     with serving(daemon) as server:
         head = f"POST /webhook/{KEY} HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n"
@@ -555,6 +558,7 @@ def test_stopping_waits_for_nobody_who_only_holds_a_connection(daemon: Daemon) -
             one.close()
 
 
+@timed
 def test_stopping_waits_for_no_answer_beyond_its_time(
     daemon: Daemon, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -614,6 +618,7 @@ def test_what_a_dead_daemon_left_behind_misleads_nobody(server: WebServer, tmp_p
         assert find_daemon(store_path) is None
 
 
+@timed
 def test_who_answers_nothing_is_not_waited_for(tmp_path: Path) -> None:
     store_path = tmp_path / "store.sqlite"
     with socket.create_server(("127.0.0.1", 0)) as silent:

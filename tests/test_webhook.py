@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from plex_server import Item, PlexStandIn
 from test_web import KEY, Daemon, ask, raw, rest, serving, wait_for
+from timing import timed
 
 from reclass_plex.store import Store
 from service.hints import Hint
@@ -329,6 +330,7 @@ def test_a_sender_that_goes_away_is_no_error(
     assert caplog.text == ""
 
 
+@timed
 def test_webhooks_are_answered_at_once_while_the_process_is_busy(
     plex: PlexStandIn, track: Item, daemon: Daemon, server: WebServer
 ) -> None:

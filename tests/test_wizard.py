@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import yaml
 from plex_server import Library, PlexStandIn
+from timing import timed
 
 from reclass_plex.config import CONFIG_VARIABLE, Config, PathMap, load_config
 from reclass_plex.credentials import CREDENTIALS_VARIABLE, TOKEN_VARIABLE
@@ -232,6 +233,7 @@ def test_signing_in_shows_the_code_and_waits_until_it_is_typed(tv: PlexTv) -> No
     assert tv.log == ["POST /api/v2/pins"] + ["GET /api/v2/pins/4711"] * 3
 
 
+@timed
 def test_a_code_that_nobody_types_ends_in_a_clear_message(tv: PlexTv) -> None:
     tv.polls_needed = None
     began = time.monotonic()
@@ -335,6 +337,7 @@ def test_accents_in_two_characters_are_the_same_name(tmp_path: Path) -> None:
     assert count_found([path], [PathMap(plex="/m", local=str(music))]) == 1
 
 
+@timed
 def test_folders_that_may_not_be_searched_or_lead_in_circles_do_not_matter(
     tmp_path: Path, nas: Path
 ) -> None:
