@@ -14,11 +14,37 @@ STAGES = ("musicnn-few", "fma518", "musicnn-full")
 TRACKS_AN_ALBUM = 12
 
 
-def fill_store(store: Store, count: int, *, seed: int = 1, folder: str = "/music") -> None:
-    """Put `count` tracks with tags, verdicts and jobs into a store, always the same ones."""
+def path_of(number: int, folder: str = "/music") -> Path:
+    """Return where a track lies: a dozen an album, five albums an artist."""
+    album = number // TRACKS_AN_ALBUM
+    place = f"{folder}/Artist {album // 5:05d}/Album {album:05d} Größe"
+    return Path(f"{place}/{number % TRACKS_AN_ALBUM + 1:02d} Song {number}.flac")
+
+
+def digest_of(number: int) -> str:
+    """Return a track's audio digest."""
+    return f"{number:064x}"
+
+
+def fill_store(
+    store: Store,
+    count: int,
+    *,
+    first: int = 0,
+    seed: int = 1,
+    folder: str = "/music",
+    stamp: tuple[int, int] | None = None,
+    models: str = "models-1",
+) -> None:
+    """Put `count` tracks with tags, verdicts and jobs into a store, always the same ones.
+
+    `first` is the number of the first, `stamp` the size and mtime (ns) that all files have, and
+    `models` whose verdicts they are.
+    """
     chance = random.Random(seed)
-    for first in range(0, count, 2000):
-        made = [_track(chance, n, folder) for n in range(first, min(first + 2000, count))]
+    for start in range(first, first + count, 2000):
+        numbers = range(start, min(start + 2000, first + count))
+        made = [_track(chance, n, folder, stamp, models) for n in numbers]
         with store.transaction() as connection:
             heard = [verdict for _, verdict, _ in made if verdict is not None]
             connection.execute(verdicts.insert(), heard)
@@ -27,13 +53,17 @@ def fill_store(store: Store, count: int, *, seed: int = 1, folder: str = "/music
 
 
 def _track(
-    chance: random.Random, number: int, folder: str
+    chance: random.Random,
+    number: int,
+    folder: str,
+    stamp: tuple[int, int] | None,
+    models: str,
 ) -> tuple[dict[str, object], dict[str, object] | None, dict[str, object]]:
     album = number // TRACKS_AN_ALBUM
-    place = f"{folder}/Artist {album // 5:05d}/Album {album:05d} Größe"
-    path = Path(f"{place}/{number % TRACKS_AN_ALBUM + 1:02d} Song {number}.flac")
+    path = path_of(number, folder)
+    size, mtime_ns = stamp or (30_000_000 + number, 10**18 + number)
     genre = DEFAULT.genres[(album * 7 + (number % 3 == 0)) % len(DEFAULT.genres)]
-    digest = f"{number:064x}"
+    digest = digest_of(number)
     confidence = chance.betavariate(4, 1.5)
     unsure = "too close to call" if confidence < 0.3 else None
     failed = number % 500 == 499
@@ -45,11 +75,11 @@ def _track(
     written = (genre,) if number % 4 == 0 and not failed else None
     track: dict[str, object] = {
         "path": path,
-        "size": 30_000_000 + number,
-        "mtime_ns": 10**18 + number,
+        "size": size,
+        "mtime_ns": mtime_ns,
         "digest": None if failed else digest,
         "genres": () if failed else written or tags,
-        "album": None if failed else f"{place}\nAlbum {album:05d}",
+        "album": None if failed else f"{path.parent}\nAlbum {album:05d}",
         "written": written,
         "added": written or (),
         "undone": False,
@@ -58,7 +88,7 @@ def _track(
     }
     verdict: dict[str, object] = {
         "digest": digest,
-        "models": "models-1",
+        "models": models,
         "taxonomy": "default",
         "genres": json.dumps(scores),
         "unsure": unsure,

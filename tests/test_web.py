@@ -544,6 +544,14 @@ def test_localhost_is_all_of_its_addresses(daemon: Daemon) -> None:
         assert ask(server, "GET", "/api/status")[0] == 200
 
 
+def test_an_answer_waits_for_no_acknowledgement() -> None:
+    (listening,) = server_module._listen(WebOptions(port=0))
+    with listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @timed
 def test_stopping_waits_for_nobody_who_only_holds_a_connection(daemon: Daemon) -> None:
     with serving(daemon) as server:
