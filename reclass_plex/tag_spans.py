@@ -127,7 +127,8 @@ def _leading_tag(head: bytes) -> int:
 
 def _trailing_tag(tail: bytes) -> int:
     """The size in bytes of the tag that ends with `tail`; 0 if it is none."""
-    if tail[-128:-125] == b"TAG":
+    # "APETAGEX" has "TAG" in it, and an APE tag of 131 bytes has it in the place of an ID3v1 tag.
+    if tail[-128:-125] == b"TAG" and tail[-131:-123] != b"APETAGEX":
         return 128 + (227 if tail[-355:-351] == b"TAG+" else 0)
     if tail[-32:-24] == b"APETAGEX":
         header = 32 if tail[-9] & 0x80 else 0

@@ -37,7 +37,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 Kind = Literal["artist", "album", "track"]
-Mode = Literal["ok", "slow", "failing", "garbage", "down"]
+Mode = Literal[
+    "ok", "slow", "failing", "broken", "refusing", "garbage", "cut", "lost", "down"
+]
 Reply = tuple[int, str]
 
 TYPES: dict[str, Kind] = {"8": "artist", "9": "album", "10": "track"}
@@ -134,8 +136,9 @@ class NotFound(Exception):
 class PlexStandIn:
     """The server. Everything public may be changed while it runs.
 
-    `mode` slow waits `delay` seconds before each answer, failing answers 503, garbage answers
-    200 with a page that is not Plex's, down drops every connection. `tag_edits` says what
+    `mode` slow waits `delay` seconds before each answer, failing answers 503, broken 500, refusing
+    401, garbage answers 200 with a page that is not Plex's, cut ends each answer in its middle,
+    lost does what it is asked and drops the connection, down drops it at once. `tag_edits` says what
     genre[0].tag.tag=X does to the genres that are there; `one_removal` lets only the first of
     several removals of one request count (reported of real servers).
     """
@@ -1033,6 +1036,10 @@ class _Handler(BaseHTTPRequestHandler):
             plex.closing.wait(plex.delay)
         if plex.mode == "failing":
             return self._reply(503, "<html><body>maintenance</body></html>")
+        if plex.mode == "broken":
+            return self._reply(500, "<html><body>Internal Server Error</body></html>")
+        if plex.mode == "refusing":
+            return self._reply(401, "<html><body><h1>401 Unauthorized</h1></body></html>")
         if plex.mode == "garbage":
             return self._reply(200, "<html><body>Please log in<br></body></html>")
         if len(self.path) > MAX_REQUEST_LINE:
@@ -1068,7 +1075,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/xml;charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
+        if self.plex.mode == "lost":
+            self.close_connection = True
+            return
         self.end_headers()
+        if self.plex.mode == "cut":
+            self.close_connection = True
+            content = content[: len(content) // 2]
         self.wfile.write(content)
 
     def _listen(self) -> None:

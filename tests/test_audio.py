@@ -362,6 +362,19 @@ def ape_tag(header: bool) -> bytes:
     return mark(0xA0000000) + APE_ITEM + mark(0x80000000)
 
 
+def short_ape_tag(size: int) -> bytes:
+    """Return an APEv2 tag of so many bytes, with a header, and one item."""
+    value = bytes(size - 2 * 32 - 14)
+    item = struct.pack("<II", len(value), 0) + b"Album\0" + value
+
+    def mark(flags: int) -> bytes:
+        return b"APETAGEX" + struct.pack("<IIII8x", 2000, len(item) + 32, 1, flags)
+
+    tag = mark(0xA0000000) + item + mark(0x80000000)
+    assert len(tag) == size
+    return tag
+
+
 @pytest.mark.parametrize("format_name", ["mp3", "flac", "wavpack", "tta", "ape", "musepack"])
 @pytest.mark.parametrize(
     ("front", "back"),
@@ -369,6 +382,7 @@ def ape_tag(header: bool) -> bytes:
         (b"", ID3V1),
         (b"", b"TAG+" + bytes(223) + ID3V1),
         (b"", ape_tag(header=True)),
+        (b"", short_ape_tag(131)),  # where an ID3v1 tag would say "TAG", it says "APETAGEX"
         (b"", ape_tag(header=False) + ID3V1),
         (b"", ape_tag(header=True) + LYRICS2 + ID3V1),
         (b"", LYRICS1 + ID3V1),
