@@ -37,9 +37,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 Kind = Literal["artist", "album", "track"]
-Mode = Literal[
-    "ok", "slow", "failing", "broken", "refusing", "garbage", "cut", "lost", "down"
-]
+Mode = Literal["ok", "slow", "failing", "broken", "refusing", "garbage", "cut", "lost", "down"]
 Reply = tuple[int, str]
 
 TYPES: dict[str, Kind] = {"8": "artist", "9": "album", "10": "track"}
