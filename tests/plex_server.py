@@ -136,8 +136,8 @@ class PlexStandIn:
 
     `mode` slow waits `delay` seconds before each answer, failing answers 503, broken 500, refusing
     401, garbage answers 200 with a page that is not Plex's, cut ends each answer in its middle,
-    lost does what it is asked and drops the connection, down drops it at once. `tag_edits` says what
-    genre[0].tag.tag=X does to the genres that are there; `one_removal` lets only the first of
+    lost does what it is asked and drops the connection, down drops it at once. `tag_edits` says
+    what genre[0].tag.tag=X does to the genres that are there; `one_removal` lets only the first of
     several removals of one request count (reported of real servers).
     """
 
