@@ -69,10 +69,10 @@ def main() -> int:
 
 
 def keep_logs(world: World, log: Path) -> None:
-    """Keep what daemon and commands said beside the log."""
-    for path, suffix in ((world.site.log, ".daemon"), (world.commands.log, ".commands")):
+    """Keep what daemon and commands said, and the database, beside the log."""
+    for path in (world.site.log, world.commands.log, *world.site.store.parent.glob("*.sqlite*")):
         if path.exists():
-            log.with_name(log.name + suffix).write_bytes(path.read_bytes())
+            log.with_name(f"{log.name}.{path.name}").write_bytes(path.read_bytes())
 
 
 if __name__ == "__main__":

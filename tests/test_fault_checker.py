@@ -250,3 +250,16 @@ def test_a_file_that_was_edited_after_it_was_tagged_keeps_the_edit(library: Libr
     undo(library)
     assert look_at(path).genres == ()
     assert library.checker.check_undone() == []
+    assert not [one for one in library.checker.check() if str(path) in one.what]
+
+
+def test_an_owner_may_remove_our_genre(library: Library) -> None:
+    path, record = next(
+        (path, record)
+        for path, record in zip(library.paths, library.ledger.files, strict=True)
+        if path.suffix == ".dsf"
+    )
+    was = look_at(path).content
+    change_tag(path, genre="")
+    library.ledger.edited(record, was, look_at(path))
+    assert library.checker.check() == []

@@ -120,12 +120,14 @@ class Checker:
                         "journal", f"{record.path}: says {evidence.genres}, not {after}"
                     )
             elif not record.knows(evidence.content):
-                yield Violation("journal", f"{record.path}: its bytes are nobody's")
-            elif (
-                stands
-                and evidence.content == record.newest.evidence.content
-                and stands[-1]["before_hash"] == mark
-            ):
+                # Our genre alone was taken back from what its owner had edited since.
+                taken = [
+                    tuple(json.loads(row["before"])) for row in written if row["state"] == "undone"
+                ]
+                edited = any(not one.clean for one in record.versions)
+                if not edited or evidence.genres not in taken:
+                    yield Violation("journal", f"{record.path}: its bytes are nobody's")
+            elif record.newest.clean and any(row["before_hash"] == mark for row in stands[-1:]):
                 yield Violation("journal", f"{record.path}: is as before a change that stands")
             made = [row for row in written if row["state"] in ("done", "undone")]
             if len(made) > record.causes:
@@ -229,7 +231,7 @@ class _Rows:
         connection.execute("BEGIN")
         journal: dict[bytes, list[sqlite3.Row]] = defaultdict(list)
         for row in rows(
-            'SELECT path, state, "after", before_hash, after_hash FROM journal ORDER BY id'
+            'SELECT path, state, before, "after", before_hash, after_hash FROM journal ORDER BY id'
         ):
             journal[row["path"]].append(row)
         heard: dict[str, dict[str, float]] = defaultdict(dict)

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import requests
 
+from faults.checker import Violation
 from faults.injuries import PLEX_MODES, Killer
 from faults.people import People
 from faults.session import Outcome
@@ -194,18 +195,26 @@ class Soak:
                     )
                     if at:  # not all at the very start
                         with self.lock:
-                            act()
+                            self._do(act)
             if (
                 now >= next_album
                 and world.ask("SELECT count(*) FROM jobs WHERE state IN ('ready','waiting')") < 60
             ):
                 next_album = now + choose.uniform(0.5, 1.5) * ARRIVAL_SECONDS
                 with self.lock:
-                    people.arrive()
+                    self._do(people.arrive)
             if now >= next_sample:
                 next_sample = now + SAMPLE_SECONDS
                 self.sample(began)
             time.sleep(0.1)
+
+    def _do(self, act: Callable[[], object]) -> None:
+        """Act; what goes wrong in doing so is kept, and the hour goes on."""
+        try:
+            act()
+        except Exception as error:  # whatever: an hour is not to be lost by it
+            self.world.violations.append(Violation("harness", f"{act}: {error!r}"))
+            self.world.say(f"VIOLATION harness: {act}: {error!r}")
 
     def _flap(self) -> None:
         """Plex is there half of the time, and misbehaves in each way in the other half."""
