@@ -21,6 +21,7 @@ from reclass_plex import (
     changes,
     cli_access,
     cli_analyse,
+    cli_backup,
     cli_daemon,
     cli_dataset,
     cli_evaluate,
@@ -75,6 +76,7 @@ app.add_typer(cli_train.app)
 app.add_typer(cli_learn.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_history.app)
+app.add_typer(cli_backup.app)
 app.add_typer(cli_similar.app)
 app.add_typer(cli_review.app)
 app.add_typer(cli_daemon.app)

@@ -32,6 +32,7 @@ JobState = enum.Enum("JobState", {state: state for state in STATES})  # type: ig
 @app.command()
 def status(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
     """Say what the daemon does: its queue, its folders, Plex."""
+    from reclass_plex.backups import newest_age
     from reclass_plex.remote import find_daemon
     from reclass_plex.store import Store
 
@@ -41,11 +42,15 @@ def status(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
     if daemon is None:
         with Store.open(path) as store:
             counts = Jobs(store).counts()
+        clock = time.time()
+        age = newest_age(path, clock)
         if as_json:
-            console.print_json({"state": "not running", "jobs": dict(counts)})
+            made = None if age is None else clock - age
+            console.print_json({"state": "not running", "jobs": dict(counts), "backup": made})
         else:
             console.say(NO_DAEMON, style="yellow")
             console.say(_describe_counts(counts))
+            console.say(_describe_backup(age))
         raise typer.Exit(1)
     now = daemon.status()
     if as_json:
@@ -68,6 +73,13 @@ def status(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
     for folder in now.folders:
         why = f": {folder.why}" if folder.why else ""
         console.say(f"{printable(folder.path)} {folder.state}{why}")
+    console.say(_describe_backup(None if now.backup is None else time.time() - now.backup))
+
+
+def _describe_backup(age: float | None) -> str:
+    from reclass_plex.backups import describe_age
+
+    return "no backup yet" if age is None else f"newest backup: {describe_age(age)} old"
 
 
 def _describe_progress(now: Status) -> list[str]:

@@ -166,6 +166,8 @@ class ScheduleOptions(Options):
     plex_minutes: float = Field(default=15, ge=0.1)
     maintenance: str = Field(default="04:00", pattern=rf"^{_TIME}$")
     keep_undo_days: int | None = Field(default=None, ge=1)
+    backup_days: int = Field(default=7, ge=1, le=366)
+    backup_weeks: int = Field(default=4, ge=0, le=520)
 
 
 class TrustedProxy(Options):

@@ -48,6 +48,27 @@ class StoreError(ReclassError):
     kind = "store"
 
 
+class StoreDamaged(StoreError):
+    """The database is broken; nothing is written with it until a backup is restored."""
+
+    kind = "store-damaged"
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str], text: str) -> StoreDamaged:
+        """Say what is wrong with the store at `path`, and what to do."""
+        return cls(
+            f"{printable(path)}: the store is damaged ({visible(text[:200])}): no music file is"
+            " written with it. Stop the daemon (systemctl stop reclass-plex), then give:"
+            " reclass-plex restore"
+        )
+
+
+class StoreNewer(StoreError):
+    """The database has a schema that this version does not know; nothing was changed."""
+
+    kind = "store-newer"
+
+
 class StoreBusy(StoreError):
     """Another process is changing files with this store; it will end."""
 

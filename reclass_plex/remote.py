@@ -56,7 +56,10 @@ class FolderStatus(Message):
 
 
 class Status(Message):
-    """What the daemon does. `since` is its start, in seconds since the epoch."""
+    """What the daemon does. `since` is its start, in seconds since the epoch.
+
+    `backup` is when the newest backup of the store was made; None: there is none.
+    """
 
     version: str
     state: Literal["working", "idle", "paused", "quiet", "waiting"]
@@ -72,6 +75,7 @@ class Status(Message):
     seconds_left: float | None = None  # for all that is in line, at that rate
     operations: int = 0  # that people asked for, and that are not done
     since: float
+    backup: float | None = None
 
 
 class Failure(Message):

@@ -19,14 +19,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from reclass_plex.errors import FileError, StoreBusy, StoreError, printable
+from reclass_plex.errors import FileError, StoreBusy, StoreDamaged, StoreError, printable
 from reclass_plex.files import open_lock, process_token
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
+from reclass_plex.schema import bring_up_to_date
+from reclass_plex.store_guard import BUSY_SECONDS, admit, damage, is_damage, refuse_damaged
 from reclass_plex.tables import (
     decisions,
     embeddings,
@@ -38,8 +40,6 @@ from reclass_plex.tables import (
     verdicts,
 )
 
-SCHEMA_VERSION = "0001"  # the newest migration in reclass_plex/migrations/versions
-BUSY_SECONDS = 30  # how long to wait for another process's write
 _PAGE = 1000  # tracks of a list that are in memory at once
 LOCK_PAUSE = 0.05  # seconds between looks at the right to change files
 
@@ -118,20 +118,27 @@ class RunSummary:
 class Store:
     """The database. Open it with `Store.open`; use one instance a process, from any thread."""
 
-    def __init__(self, engine: sa.Engine, path: Path) -> None:
+    def __init__(self, engine: sa.Engine, path: Path, users: IO[str]) -> None:
         self._engine = engine
+        self._users = users
         self.path = path
 
     @classmethod
-    def open(cls, path: Path) -> Store:
+    def open(cls, path: Path, *, keep_former: bool = True, check: bool = False) -> Store:
         """Open or create the database at `path`, and bring its schema up to date.
 
-        Raises StoreError when it cannot be opened, is damaged, or was written by a newer version.
+        A backup is made before an older schema is changed (`keep_former`); with `check` the file is
+        looked through, also after a clean end (see `store_guard.admit`). Raises StoreError when
+        it cannot be opened, StoreDamaged, and StoreNewer for one that a newer version wrote.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StoreError(f"{printable(path.parent)}: cannot be created: {error}") from error
+        try:
+            users = admit(path, check=check)
+        except OSError as error:
+            raise _refusal(path, error) from error
         engine = sa.create_engine(
             "sqlite+pysqlite://",
             creator=lambda: _connect(path),
@@ -140,18 +147,21 @@ class Store:
         )
         sa.event.listen(engine, "begin", _begin_transaction)
         try:
-            _migrate(engine)
+            bring_up_to_date(engine, path, keep_former=keep_former)
         except (sa.exc.DatabaseError, sqlite3.Error, OSError, ValueError) as error:
             engine.dispose()
+            users.close()
             raise _refusal(path, error) from error
         except StoreError:
             engine.dispose()
+            users.close()
             raise
-        return cls(engine, path)
+        return cls(engine, path, users)
 
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        self._users.close()
 
     def __enter__(self) -> Store:
         return self
@@ -168,6 +178,7 @@ class Store:
         Raises StoreBusy when another process holds it, and still does after `wait_seconds`.
         """
         with self._holding("lock", "changing files", wait_seconds, should_stop):
+            refuse_damaged(self.path)
             yield
 
     @contextmanager
@@ -179,6 +190,7 @@ class Store:
         A round of edits and an undo at once would each decide by what the other is changing.
         """
         with self._holding("plex-lock", "changing Plex", wait_seconds, should_stop):
+            refuse_damaged(self.path)
             yield
 
     @contextmanager
@@ -238,6 +250,18 @@ class Store:
         query = _track_query(models).add_columns(tracks.c.path).where(tracks.c.id.in_(ids))
         with self.transaction(write=False) as connection:
             return [_known_track(row, row.path) for row in connection.execute(query)]
+
+    def iter_known(self, models: str = "") -> Iterator[KnownTrack]:
+        """Yield what is known of every file, with no transaction open meanwhile."""
+        query = _track_query(models).add_columns(tracks.c.path).order_by(tracks.c.id).limit(_PAGE)
+        last = 0
+        while True:
+            with self.transaction(write=False) as connection:
+                rows = connection.execute(query.where(tracks.c.id > last)).all()
+            yield from (_known_track(row, row.path) for row in rows)
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1].id
 
     def tracks_below(self, paths: Collection[Path]) -> list[int]:
         """Return the ids of the tracks that could be read, at and below paths, by path."""
@@ -490,7 +514,11 @@ class Store:
         moods: tuple[str, ...] | None = None,
         now: float | None = None,
     ) -> int:
-        """Journal a change *before* the file is replaced; durable when this returns."""
+        """Journal a change *before* the file is replaced; durable when this returns.
+
+        Raises StoreDamaged if any process found the store so: then no file is to be written.
+        """
+        refuse_damaged(self.path)
         with self.transaction() as connection:
             result = connection.execute(
                 journal.insert().values(
@@ -608,6 +636,13 @@ class Store:
             conditions.append(journal.c.track_id.in_(same))
         return self._entries(*conditions)
 
+    def standing_writes(self) -> set[tuple[str, tuple[str, ...]]]:
+        """Return of all changes that stand: the digest of the audio, and the genres written."""
+        query = sa.select(journal.c.digest, journal.c.after).distinct()
+        query = query.where(journal.c.state.in_(("done", "pending")))
+        with self.transaction(write=False) as connection:
+            return {(row.digest, row.after) for row in connection.execute(query)}
+
     def paths_of(self, digest: str) -> list[Path]:
         """Return where this audio was last seen, existing or not."""
         with self.transaction(write=False) as connection:
@@ -672,12 +707,10 @@ def _refusal(path: Path, error: Exception) -> StoreError:
     name = printable(path)
     if "full" in text or "No space" in text:
         return StoreError(f"{name}: {text}: free some space on its disk; nothing is lost")
-    damaged = ("malformed", "not a database", "utf-8")
-    if isinstance(error, json.JSONDecodeError) or any(word in text for word in damaged):
-        return StoreError(
-            f"{name}: the store is damaged ({text}): keep a copy, then restore a backup of it or"
-            " move it away to begin anew (undo then forgets its runs)"
-        )
+    if is_damage(cause):
+        return damage(path, text)
+    if isinstance(error, json.JSONDecodeError) or "utf-8" in text:
+        return StoreDamaged.of(path, text)
     return StoreError(f"{name}: cannot be used as the store: {text}: check path and permissions")
 
 
@@ -717,32 +750,6 @@ def _begin_transaction(connection: sa.Connection) -> None:
     # reader and then writes fails without waiting when another process wrote in between.
     write = connection.get_execution_options().get("reclass_write", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _migrate(engine: sa.Engine) -> None:
-    """Bring the schema to SCHEMA_VERSION; alembic is imported only when there is work."""
-    with engine.connect() as connection:
-        has_version = sa.inspect(connection).has_table("alembic_version")
-        version = (
-            connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-            if has_version
-            else None
-        )
-    if version == SCHEMA_VERSION:
-        return
-    if version is not None and version > SCHEMA_VERSION:
-        raise StoreError(
-            f"the store was written by a newer reclass-plex (schema {version}, this one knows"
-            f" {SCHEMA_VERSION}): upgrade reclass-plex, or name another store"
-        )
-    from alembic import command
-    from alembic.config import Config as AlembicConfig
-
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, SCHEMA_VERSION)
 
 
 # A path that the caller has at hand is not made again: that is dear, 10,000 times.

@@ -1,9 +1,6 @@
 """Nightly care for the store: forget what is no longer needed, back up, check, compact.
 
-Backups lie beside the store as store.sqlite.backup-1 (the newest) to -3. One takes its place only
-when it is whole, checked and on disk, so that a kill, a full disk or a damaged store costs none of
-those before. To restore one: stop the daemon, remove store.sqlite-wal and store.sqlite-shm, and
-copy the backup over store.sqlite.
+Where backups lie and how long they are kept, see `backups`; `reclass-plex restore` puts one back.
 
 No statistics are gathered (ANALYZE, PRAGMA optimize): taken at night, when every job is done, they
 would make SQLite read the whole queue at each claim of the day.
@@ -16,25 +13,33 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from reclass_plex.errors import StoreError, printable
+from reclass_plex.backups import (
+    DAY,
+    KEEP_DAYS,
+    KEEP_WEEKS,
+    Stopped,
+    explaining,
+    make_backup,
+    newest_age,
+    remove_expired,
+)
+from reclass_plex.errors import printable
 from reclass_plex.files import SPACE_MARGIN
 from reclass_plex.jobs import Jobs
-from reclass_plex.store import BUSY_SECONDS, Store
+from reclass_plex.store import Store
+from reclass_plex.store_guard import BUSY_SECONDS
 
 log = logging.getLogger(__name__)
 
-DAY = 86400.0  # seconds
-KEEP_BACKUPS = 3
 KEEP_DONE_DAYS = 30  # jobs that are done
 OVERDUE_DAYS = 1.5  # since the last backup
 SPARE_BYTES = 16 << 20  # free pages in the store that are worth a rewrite of all of it,
 SPARE_SHARE = 0.25  # if they are this part of it
-_PAGES = 1000  # copied at a time
 _ROWS = 500  # changed in one transaction
 _INSTRUCTIONS = 100_000  # of SQLite, some ms, between questions whether to stop
 
@@ -58,12 +63,14 @@ def care_for(
     now: float,
     *,
     keep_undo_days: int | None = None,
+    backup_days: int = KEEP_DAYS,
+    backup_weeks: int = KEEP_WEEKS,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Upkeep:
     """Do all that is to be done each night; it may be stopped or killed at any time.
 
     Others go on reading and writing, but while the store is compacted, which is rare. Raises
-    StoreError when there is no space for a backup, or the store is damaged.
+    StoreError when there is no space for a backup, StoreDamaged when the store is damaged.
     """
     began = time.perf_counter()
     pruned = jobs.prune(now - KEEP_DONE_DAYS * DAY)
@@ -73,12 +80,15 @@ def care_for(
         backup = None
         connection.set_progress_handler(lambda: int(should_stop()), _INSTRUCTIONS)
         try:
-            with _explaining(store.path):
+            with explaining(store.path, "the nightly care"):
                 forgotten = _forget_deltas(connection, before, should_stop)
-                backup = back_up(store, should_stop)
+                backup = make_backup(store.path, should_stop=should_stop)
+                if backup is None:
+                    raise Stopped
+                remove_expired(store.path, days=backup_days, weeks=backup_weeks)
                 freed = _compact(connection, store.path)
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or as far as it can now
-        except _Stopped:
+        except Stopped:
             pass
     log.info(
         "cared for the store in %.1f s: %d old jobs dropped, %d changes can no longer be undone"
@@ -91,69 +101,8 @@ def care_for(
 
 def is_overdue(store_path: Path, now: float) -> bool:
     """Tell whether the last backup is old, or there is none: the machine is off at night."""
-    try:
-        made = _backup_path(store_path, 1).stat().st_mtime
-    except OSError:
-        return store_path.exists()
-    return now - made > OVERDUE_DAYS * DAY
-
-
-class _Stopped(Exception):
-    """It was asked to stop."""
-
-
-def back_up(store: Store, should_stop: Callable[[], bool] = lambda: False) -> Path | None:
-    """Copy the store as it is now, beside it; return the copy's path, None if it was stopped.
-
-    Raises StoreError when there is no space for it, or the copy, as the store, is damaged.
-    """
-    path = store.path
-    copy = path.with_name(path.name + ".backup.tmp")
-    _check_space(path)
-    try:
-        with _explaining(path):
-            _remove(copy)  # of one that was killed
-            os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            with closing(_connect(path)) as source, closing(_connect(copy)) as target:
-                _copy(source, target, should_stop)
-                target.set_progress_handler(lambda: int(should_stop()), _INSTRUCTIONS)
-                found = [row[0] for row in target.execute("PRAGMA quick_check(5)")]
-            if found != ["ok"]:
-                raise StoreError(
-                    f"{printable(path)}: the store is damaged ({'; '.join(found)[:200]}): the"
-                    f" backups {_backup_path(path, 1).name} and older are kept; stop the daemon,"
-                    " keep a copy of the store, and restore the newest backup that is whole"
-                )
-            _sync(copy)
-            _make_room(path)
-            os.replace(copy, _backup_path(path, 1))  # noqa: PTH105 - rename(2), named as such
-            _sync(path.parent)
-    except _Stopped:
-        return None
-    finally:
-        with suppress(OSError):
-            _remove(copy)
-    return _backup_path(path, 1)
-
-
-def _copy(
-    source: sqlite3.Connection, target: sqlite3.Connection, should_stop: Callable[[], bool]
-) -> None:
-    """Copy page by page, while others write."""
-
-    def ask(_status: int, _remaining: int, _total: int) -> None:
-        if should_stop():
-            raise _Stopped
-
-    # The copy is worth nothing until it is whole: it needs no journal, and one sync at the end.
-    target.execute("PRAGMA journal_mode = OFF")
-    target.execute("PRAGMA synchronous = OFF")
-    # A read that stays open holds one state of the store; without it SQLite begins the copy anew
-    # after every write of another connection.
-    source.execute("BEGIN")
-    source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    source.backup(target, pages=_PAGES, progress=ask, sleep=0.0)
-    source.execute("ROLLBACK")
+    age = newest_age(store_path, now)
+    return store_path.exists() if age is None else age > OVERDUE_DAYS * DAY
 
 
 def _forget_deltas(
@@ -171,7 +120,7 @@ def _forget_deltas(
     forgotten = 0
     for first in range(0, len(rows), _ROWS):
         if should_stop():
-            raise _Stopped
+            raise Stopped
         chunk = rows[first : first + _ROWS]
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
@@ -198,60 +147,5 @@ def _compact(connection: sqlite3.Connection, path: Path) -> int:
     return int(free * size)
 
 
-def _check_space(path: Path) -> None:
-    with _explaining(path):
-        disk = shutil.disk_usage(path.parent)
-        log_path = path.with_name(path.name + "-wal")
-        needed = path.stat().st_size + SPACE_MARGIN
-        if log_path.exists():
-            needed += log_path.stat().st_size
-    if disk.total and disk.free < needed:  # some network file systems report no blocks at all
-        raise StoreError(
-            f"{printable(path)}: a backup needs {needed >> 20} MiB of free space on its disk, which"
-            f" has {disk.free >> 20}: free some; the store and its former backups are whole"
-        )
-
-
-def _make_room(path: Path) -> None:
-    """Move the backups on, up to a gap that a kill has left, so that the newest has no file."""
-    gap = 1
-    while gap < KEEP_BACKUPS and _backup_path(path, gap).exists():
-        gap += 1
-    for number in range(gap, 1, -1):
-        os.replace(_backup_path(path, number - 1), _backup_path(path, number))  # noqa: PTH105
-
-
-def _backup_path(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.backup-{number}")
-
-
-def _remove(copy: Path) -> None:
-    for name in ("", "-journal", "-wal", "-shm"):
-        copy.with_name(copy.name + name).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(os.fspath(path), timeout=BUSY_SECONDS, isolation_level=None)
-
-
-@contextmanager
-def _explaining(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the disk refuse into StoreError, and an interrupt into _Stopped."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        text = str(error)
-        if isinstance(error, sqlite3.Error) and "interrupt" in text:
-            raise _Stopped from error
-        hint = ""
-        if "full" in text or "No space" in text:
-            hint = ": free some space on its disk; the store and its former backups are whole"
-        raise StoreError(f"{printable(path)}: the nightly care failed: {text}{hint}") from error

@@ -39,7 +39,7 @@ def _run_daemon() -> int:
     from pathlib import Path
 
     from reclass_plex.config import config_path, load_config
-    from reclass_plex.errors import ConfigError, ReclassError
+    from reclass_plex.errors import ConfigError, ReclassError, StoreDamaged, StoreNewer
     from service.logs import set_up_log
 
     parser = argparse.ArgumentParser(
@@ -64,6 +64,12 @@ def _run_daemon() -> int:
     except ConfigError as error:
         logging.error("%s", error)
         return os.EX_CONFIG
+    except (StoreDamaged, StoreNewer) as error:  # no restart mends that: a person must
+        from service.notices import tell_at_once
+
+        logging.error("%s", error)
+        tell_at_once(config.notify, file, str(error))
+        return os.EX_DATAERR
     except ReclassError as error:
         logging.error("%s", error)
         return 1

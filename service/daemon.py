@@ -8,26 +8,25 @@ This process stays light: it loads no model and decodes nothing.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Literal
 
 from reclass_plex import upkeep
+from reclass_plex.backups import newest_age
 from reclass_plex.changes import remove_leftovers, repair
 from reclass_plex.config import Config, load_config
 from reclass_plex.credentials import read_notify_urls, read_plex_token, webhook_key
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.errors import ConfigError, ModelError, StoreBusy, StoreError, printable
-from reclass_plex.files import open_lock
+from reclass_plex.errors import ConfigError, ModelError, StoreBusy, StoreDamaged, StoreError
 from reclass_plex.hours import quiet_until
 from reclass_plex.jobs import Job, Jobs, State
 from reclass_plex.notices import Notices, Problem
@@ -43,6 +42,7 @@ from reclass_plex.remote import (
 )
 from reclass_plex.selection import Selection, queue_tracks, select_tracks
 from reclass_plex.store import Store
+from reclass_plex.store_guard import hold_daemon_lock, refuse_damaged
 from reclass_plex.sync import Wanted
 from service.actions import Actions
 from service.alerts import AlertListener
@@ -93,12 +93,12 @@ class Daemon:
     def run(self) -> None:
         """Build everything, work until asked to stop, and end it all.
 
-        Raises ConfigError and StoreError when it cannot start.
+        Raises ConfigError and StoreError when it cannot start, StoreDamaged at any time.
         """
         store_path = self._config.store.resolve()
         with ExitStack() as stack:
-            self._store = stack.enter_context(Store.open(store_path))
-            stack.enter_context(_only_daemon(store_path))
+            self._store = stack.enter_context(Store.open(store_path, check=True))
+            stack.enter_context(hold_daemon_lock(store_path))
             self._jobs = Jobs(self._store)
             self._wanted = Wanted(self._store)
             # There is one daemon and it has no worker yet: whoever holds a job is dead.
@@ -186,6 +186,8 @@ class Daemon:
             try:
                 self.step(now)
                 said = ""
+            except StoreDamaged:
+                raise
             except StoreError as error:  # a full disk, say: what is to be done waits in the store
                 if str(error) != said:
                     log.error("%s", error)
@@ -201,6 +203,7 @@ class Daemon:
             poked = self._poked.is_set()
             self._poked.clear()
             self._next_look = now + LOOK_SECONDS
+            refuse_damaged(self._store.path)  # as any of our processes may have found it
             due = self._jobs.next_due(time.time())
             self._work_due = due is not None and due <= time.time()
             if poked or self._work_due:
@@ -360,6 +363,8 @@ class Daemon:
             self._jobs,
             time.time(),
             keep_undo_days=self._config.schedule.keep_undo_days,
+            backup_days=self._config.schedule.backup_days,
+            backup_weeks=self._config.schedule.backup_weeks,
             should_stop=stopping.is_set,
         )
         update_index(self._store.path, stopping.is_set)
@@ -383,6 +388,7 @@ class Daemon:
             deaths=self._supervisor.deaths,
             store=self._store.path,
             free=free_bytes(self._store.path.parent),
+            now=now,
         )
 
     # The interface for webhooks and commands (service.web.app.Control)
@@ -441,7 +447,13 @@ class Daemon:
             seconds_left=self._live.seconds_left(time.time(), counts),
             operations=self.actions.operations.unfinished,
             since=self._started,
+            backup=self._newest_backup(),
         )
+
+    def _newest_backup(self) -> float | None:
+        now = time.time()
+        age = newest_age(self._store.path, now)
+        return None if age is None else now - age
 
     def _models_in_use(self) -> tuple[str, tuple[str, ...]]:
         """Return the models' fingerprint, and what is left out: as the worker says, once it does.
@@ -545,20 +557,6 @@ class Daemon:
             self._start_watches()
             self._schedule.run_soon("reconcile")
         log.info("the configuration was read again")
-
-
-@contextmanager
-def _only_daemon(store_path: Path) -> Iterator[None]:
-    """Hold the right to be the daemon of a store. Raises StoreError if there is one."""
-    with open_lock(store_path.with_name(store_path.name + ".daemon")) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StoreError(
-                f"a reclass-plexd runs already with the store {printable(store_path)}: stop it"
-                " first (systemctl stop reclass-plex), or use another store"
-            ) from error
-        yield
 
 
 def _folder_status(watch: FolderWatch) -> FolderStatus:

@@ -12,8 +12,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from reclass_plex.config import NotifyOptions
+from reclass_plex.credentials import read_notify_urls
 from reclass_plex.errors import ConfigError, ReclassError, StoreError
 from reclass_plex.hours import next_time
 from reclass_plex.messages import Delivery, address_key, send_in_child
@@ -29,6 +31,16 @@ MOST_AT_ONCE = 10  # messages a step
 
 Addresses = Callable[[], Sequence[str]]
 Look = Callable[[], Collection[Problem]]
+
+
+def tell_at_once(options: NotifyOptions, config_file: Path, text: str) -> None:
+    """Tell the user why the daemon ends, without a store to note it in. Never raises."""
+    try:
+        urls = read_notify_urls(options, config_file if config_file.exists() else None, log.debug)
+        if urls and options.errors:
+            send_in_child(urls, "reclass-plex needs you", text)
+    except (ReclassError, OSError) as error:
+        log.warning("nobody could be told: %s", error)
 
 
 class Notifier:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from reclass_plex.backups import DAY, describe_age
 from reclass_plex.errors import printable
 from reclass_plex.files import SPACE_MARGIN
 from reclass_plex.jobs import State
@@ -23,6 +24,7 @@ MANY_FAILURES = 20  # in the last hour,
 FAILURE_SHARE = 0.5  # if they are this part of what came to an end
 MANY_DEATHS = 3  # of the worker, in a row
 FAILURE_SECONDS = 3600.0
+OLD_BACKUP = 3 * DAY  # seconds: two nights failed, and so did each attempt after these
 
 
 def find_problems(
@@ -33,6 +35,7 @@ def find_problems(
     deaths: int,
     store: Path,
     free: int | None,
+    now: float,
 ) -> list[Problem]:
     """Return what needs the user.
 
@@ -43,6 +46,9 @@ def find_problems(
     if free is not None and free < LEAST_FREE:
         text = f"The disk of the store ({printable(store.parent)}) is full: {free >> 20} MiB are"
         found.append(Problem("disk:store", f"{text} free. Free some space; nothing is lost.", 0.0))
+    if (age := now - (status.backup or status.since)) > OLD_BACKUP:
+        text = f"The store was not backed up for {describe_age(age)}. The log says why:"
+        found.append(Problem("backup", f"{text} journalctl -u reclass-plex | grep maintenance."))
     if no_space:
         text = f"{no_space} tracks cannot be written: their disk is full. Free some space; they"
         found.append(Problem("disk:music", f"{text} are tried again by themselves."))

@@ -22,6 +22,7 @@ import pytest
 from plex_server import PlexStandIn
 from timing import timed
 
+from reclass_plex.backups import DAY, make_backup
 from reclass_plex.config import (
     CONFIG_VARIABLE,
     Config,
@@ -243,13 +244,27 @@ def test_a_sound_store_is_read_without_a_trace(tmp_path: Path) -> None:
     assert not path.parent.exists()
     with Store.open(path) as store:
         store.start_run("tag")
-        (check,) = check_store(path)  # in use, with a -wal file
+        check, _ = check_store(path)  # in use, with a -wal file
         assert (check.level, "sound" in check.text) == ("ok", True)
     before = snapshot(tmp_path)
-    (check,) = check_store(path)
+    check, backup = check_store(path)
+    assert (backup.name, backup.level, backup.text) == ("backup", "ok", "there is none yet")
     assert (check.level, "sound" in check.text) == ("ok", True)
     assert snapshot(tmp_path) == before
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert {one.name for one in path.parent.iterdir()} == {path.name, path.name + ".users"}
+
+
+def test_the_newest_backups_age_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    now = time.time()
+    with Store.open(path) as store:
+        store.start_run("tag", now=now - 4 * DAY)
+    assert levels(check_store(path))["warning"] == ["backup: there is none yet"]
+    make_backup(path, now=now - 3.5 * DAY)
+    told = levels(check_store(path))["warning"]
+    assert told == ["backup: 1 backups, the newest 4 days old"]
+    make_backup(path, now=now - 7300)
+    assert "backup: 2 backups, the newest 2 hours old" in levels(check_store(path))["ok"]
 
 
 def test_a_store_that_is_damaged_newer_or_unfinished_is_told(tmp_path: Path) -> None:
@@ -263,17 +278,17 @@ def test_a_store_that_is_damaged_newer_or_unfinished_is_told(tmp_path: Path) -> 
         names = ", ".join(f'"{name}"' for name in columns)
         database.execute(f"INSERT INTO journal ({names}) VALUES ({marks})", values)
         database.commit()
-    assert levels(check_store(path)) == {"warning": [f"store: {path}: 1 changes are not finished"]}
+    assert levels(check_store(path))["warning"] == [f"store: {path}: 1 changes are not finished"]
     with closing(sqlite3.connect(path)) as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
         database.commit()
-    assert "newer version" in levels(check_store(path))["error"][0]
+    assert "a newer reclass-plex" in levels(check_store(path))["error"][0]
     data = bytearray(path.read_bytes())
     data[4096 : 3 * 4096] = b"\xa5" * (2 * 4096)
     path.write_bytes(data)
     (check,) = check_store(path)
     assert check.level == "error"
-    assert "restore a backup" in check.advice
+    assert "reclass-plex restore" in check.advice
     path.write_bytes(b"no database at all" * 100)
     assert "damaged" in levels(check_store(path))["error"][0]
 

@@ -397,6 +397,7 @@ def _status(**more: Any) -> Status:
 
 def _keys(status: Status, **more: Any) -> set[str]:
     values: dict[str, Any] = {"outcomes": {}, "no_space": 0, "deaths": 0, "free": 1 << 40}
+    values["now"] = 3 * 86400.0  # since the start; a backup is made each night
     found = find_problems(status, store=Path("/s/store.sqlite"), **{**values, **more})
     return {problem.key for problem in found}
 
@@ -413,6 +414,8 @@ def test_what_needs_the_user_is_a_problem_and_what_mends_itself_is_none() -> Non
     assert _keys(_status(state="waiting", why="the worker cannot start")) == {"worker"}
     assert _keys(_status(), deaths=3) == {"worker"}
     assert _keys(_status(left_out=("stage mert is left out",))) == {"models"}
+    assert _keys(_status(), now=4 * 86400.0) == {"backup"}
+    assert _keys(_status(backup=2 * 86400.0), now=4 * 86400.0) == set()
     assert _keys(_status(), free=1000, no_space=2) == {"disk:store", "disk:music"}
     assert _keys(_status(), outcomes={"failed": 19, "done": 0}) == set()
     assert _keys(_status(), outcomes={"failed": 25, "done": 20}) == {"failures"}

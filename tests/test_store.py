@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from reclass_plex import store as store_module
 from reclass_plex.errors import NotAudio, StoreError
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
-from reclass_plex.store import SCHEMA_VERSION, Store
+from reclass_plex.schema import SCHEMA_VERSION
+from reclass_plex.store import Store
 from reclass_plex.tables import metadata
 
 VERDICT = Verdict(

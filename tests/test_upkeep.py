@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from reclass_plex import upkeep
-from reclass_plex.errors import StoreError
+from reclass_plex import backups
+from reclass_plex.backups import DAY, list_backups, make_backup
+from reclass_plex.errors import StoreDamaged, StoreError
 from reclass_plex.files import SPACE_MARGIN
 from reclass_plex.jobs import Jobs
 from reclass_plex.store import Store
-from reclass_plex.upkeep import DAY, KEEP_BACKUPS, back_up, care_for, is_overdue
+from reclass_plex.upkeep import care_for, is_overdue
 
 NOW = 1_800_000_000.0
 KILLS = 8
@@ -66,8 +67,9 @@ def change(store: Store, number: int, state: str, *, days_ago: float, size: int 
     return entry
 
 
-def backups(store: Store) -> list[str]:
-    return sorted(path.name for path in store.path.parent.glob("*backup*"))
+def names(store: Store) -> list[str]:
+    folder = store.path.parent / "backups"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def dump(path: Path) -> list[str]:
@@ -75,46 +77,6 @@ def dump(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return list(connection.iterdump())
-
-
-def test_a_backup_is_equal_and_can_be_opened_as_a_store(store: Store, jobs: Jobs) -> None:
-    change(store, 1, "done", days_ago=0)
-    jobs.enqueue([Path("/music/\udcff.mp3")], "watch", NOW)
-    path = back_up(store)
-    assert path is not None
-    assert backups(store) == ["store.sqlite.backup-1"]
-    assert path.stat().st_mode & 0o777 == 0o600
-    before = path.read_bytes()
-    assert dump(path) == dump(store.path)
-    with Store.open(path) as restored:
-        assert len(restored.changes()) == 1
-        assert Jobs(restored).counts() == jobs.counts()
-    assert path.read_bytes() == before
-    assert backups(store) == ["store.sqlite.backup-1"]
-
-
-def test_the_newest_backup_is_the_first_and_the_oldest_goes(store: Store) -> None:
-    for number in range(1, KEEP_BACKUPS + 3):
-        store.save_track(Path(f"/music/{number}.mp3"), 1, 1)
-        back_up(store)
-    names = [f"store.sqlite.backup-{number}" for number in range(1, KEEP_BACKUPS + 1)]
-    assert backups(store) == names
-    counts = []
-    for name in names:
-        with Store.open(store.path.with_name(name)) as old:
-            counts.append(len(list(old.iter_tracks("m"))))
-    assert counts == [5, 4, 3]
-
-
-def test_a_gap_that_a_kill_left_is_filled_without_losing_a_backup(store: Store) -> None:
-    for _ in range(3):
-        back_up(store)
-    first, second, third = (store.path.with_name(f"store.sqlite.backup-{n}") for n in (1, 2, 3))
-    first.rename(store.path.with_name("x"))
-    kept = second.read_bytes(), third.read_bytes()
-    back_up(store)
-    assert (second.read_bytes(), third.read_bytes()) == kept
-    assert len(backups(store)) == 3
 
 
 def test_others_write_meanwhile_and_the_backup_is_one_state_of_the_store(store: Store) -> None:
@@ -133,7 +95,7 @@ def test_others_write_meanwhile_and_the_backup_is_one_state_of_the_store(store: 
     thread.start()
     try:
         for _ in range(3):
-            path = back_up(store)
+            path = make_backup(store.path)
             assert path is not None
             dump(path)
     finally:
@@ -198,7 +160,7 @@ def test_it_can_be_stopped(store: Store, jobs: Jobs) -> None:
 
     done = care_for(store, jobs, NOW, should_stop=should_stop)
     assert done.backup is None
-    assert backups(store) == []
+    assert names(store) == []
     assert care_for(store, jobs, NOW, should_stop=lambda: True).backup is None
     assert store.check_integrity() == []
 
@@ -207,16 +169,18 @@ def test_a_damaged_store_pushes_no_good_backup_out(store: Store, jobs: Jobs) -> 
     for number in range(20):
         change(store, number, "done", days_ago=1, size=100_000)
     assert care_for(store, jobs, NOW).backup is not None
-    good = dump(store.path.with_name("store.sqlite.backup-1"))
+    (good,) = list_backups(store.path)
+    kept = dump(good.path)
     store.close()
     with store.path.open("r+b") as file:
         file.seek(store.path.stat().st_size // 2 // 4096 * 4096)
         file.write(b"\xff" * 4096 * 300)
-    for _ in range(KEEP_BACKUPS + 1):
-        with pytest.raises(StoreError, match=r"store\.sqlite.*(damaged|malformed)"):
+    for _ in range(3):
+        with pytest.raises(StoreDamaged, match=r"store\.sqlite: .*damaged.*reclass-plex restore"):
             care_for(store, jobs, NOW)
-    assert backups(store) == ["store.sqlite.backup-1"]
-    assert dump(store.path.with_name("store.sqlite.backup-1")) == good
+    assert names(store) == [good.path.name]
+    assert dump(good.path) == kept
+    assert store.path.with_name("store.sqlite.damaged").exists()
 
 
 @pytest.fixture
@@ -235,18 +199,18 @@ def test_a_full_disk_is_told_and_costs_nothing(
     small_disk: Path, seen_before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not seen_before:  # somebody else fills it while the copy is being written
-        monkeypatch.setattr(upkeep, "SPACE_MARGIN", -100 * SPACE_MARGIN)
+        monkeypatch.setattr(backups, "SPACE_MARGIN", -100 * SPACE_MARGIN)
     with Store.open(small_disk / "store.sqlite") as store:
         jobs = Jobs(store)
         change(store, 0, "done", days_ago=0, size=100_000)
         first = care_for(store, jobs, NOW).backup
-        assert first is not None or seen_before
+        assert first is not None
         for number in range(1, 5):
             change(store, number, "done", days_ago=0, size=800_000)
         with pytest.raises(StoreError, match=r"(?s)store\.sqlite: .*free some.* are whole"):
             care_for(store, jobs, NOW)
-        assert backups(store) == ["store.sqlite.backup-1"]
-        dump(small_disk / "store.sqlite.backup-1")
+        assert names(store) == [first.name]
+        dump(first)
         assert store.check_integrity() == []
 
 
@@ -255,14 +219,15 @@ CHILD = """
 import os, sys
 from pathlib import Path
 from reclass_plex.store import Store
-from reclass_plex.upkeep import back_up
+from reclass_plex.backups import make_backup, remove_expired
 
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         with Store.open(Path(sys.argv[1])) as store:
             while True:
-                back_up(store)
+                make_backup(store.path)
+                remove_expired(store.path)
                 os.write(1, b"done\\n")
     os.write(1, f"pid {pid}\\n".encode())
     os.waitpid(pid, 0)
@@ -295,21 +260,20 @@ def test_kill_9_leaves_whole_backups(store: Store) -> None:
         os.kill(pid, signal.SIGKILL)
         while process.stdout.readline() != "ended\n":
             pass
-        whole = list(store.path.parent.glob("*.backup-*"))
-        assert whole
-        for path in whole:
-            assert dump(path) == expected
+        whole = list_backups(store.path)
+        assert 1 <= len(whole) <= 2
+        for one in whole:
+            assert dump(one.path) == expected
     process.stdin.close()
     assert process.wait(30) == 0
     process.stdout.close()
-    back_up(store)
-    assert not any(name.endswith("tmp") for name in backups(store))
-    assert store.path.with_name("store.sqlite.backup-1").exists()
+    make_backup(store.path)
+    assert not any(name.endswith("tmp") for name in names(store))
 
 
 def test_maintenance_that_was_missed_for_a_night_is_overdue(store: Store) -> None:
     assert not is_overdue(store.path.with_name("none"), time.time())
     assert is_overdue(store.path, time.time())
-    back_up(store)
+    make_backup(store.path)
     assert not is_overdue(store.path, time.time() + DAY)
     assert is_overdue(store.path, time.time() + 2 * DAY)

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from reclass_plex.backups import DAY, describe_age, list_backups, newest_age
 from reclass_plex.doctor.checks import Check
-from reclass_plex.errors import printable
-from reclass_plex.store import SCHEMA_VERSION
+from reclass_plex.errors import StoreError, printable
+from reclass_plex.schema import describe_newer, known_revisions
+from reclass_plex.store_guard import damaged_marker, restoring_marker
 
 LOW_SPACE = 1 << 30  # bytes free on a disk under which a warning is due
 CHECK_SECONDS = 60.0  # for SQLite's own check of the whole file
 BUSY_SECONDS = 5.0
 _PROGRESS_STEPS = 10_000  # of SQLite's machine between looks at the clock
-_DAMAGED = "Keep a copy, then restore a backup or move it away to begin anew."
+OLD_BACKUP = 3 * DAY  # seconds
+_DAMAGED = "Stop the daemon (systemctl stop reclass-plex), then give: reclass-plex restore"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class _Found:
     faults: tuple[str, ...]
     schema: str | None
     pending: int
+    began: float | None  # when the first run was
 
 
 def check_store(path: Path) -> Iterator[Check]:
@@ -70,6 +74,25 @@ def check_store(path: Path) -> Iterator[Check]:
             yield Check("store", "error", f"{name}: is damaged ({error})", _DAMAGED)
         return
     yield _judge(name, path, found)
+    if not found.faults:
+        yield _check_backups(path, found.began, time.time())
+
+
+def _check_backups(path: Path, began: float | None, now: float) -> Check:
+    try:
+        age = newest_age(path, now)
+        count = len(list_backups(path))
+    except StoreError as error:
+        return Check("backup", "warning", str(error), "Give the command as the daemon's user.")
+    if age is None:
+        advice = "The daemon makes one each night; by hand: reclass-plex backup"
+        late = began is not None and now - began > OLD_BACKUP
+        return Check("backup", "warning" if late else "ok", "there is none yet", advice)
+    text = f"{count} backups, the newest {describe_age(age)} old"
+    if age > OLD_BACKUP:
+        advice = "Is the disk full, or the daemon off at night? By hand: reclass-plex backup"
+        return Check("backup", "warning", text, advice)
+    return Check("backup", "ok", text)
 
 
 def check_disks(store: Path, folders: Sequence[Path]) -> Iterator[Check]:
@@ -95,9 +118,15 @@ def check_disks(store: Path, folders: Sequence[Path]) -> Iterator[Check]:
 def _judge(name: str, path: Path, found: _Found) -> Check:
     if found.faults:
         return Check("store", "error", f"{name}: {'; '.join(found.faults)}", _DAMAGED)
-    if found.schema is not None and found.schema > SCHEMA_VERSION:
-        advice = "Upgrade reclass-plex, or name another store (store.path)."
-        return Check("store", "error", f"{name}: was written by a newer version", advice)
+    if damaged_marker(path).exists():
+        text = f"{name}: was found damaged, and no music file is written until it is restored"
+        return Check("store", "error", text, _DAMAGED)
+    if restoring_marker(path).exists():
+        text = f"{name}: a restore of it did not end"
+        return Check("store", "error", text, "Give reclass-plex restore again, which ends it.")
+    if found.schema is not None and found.schema not in known_revisions():
+        text, _, advice = describe_newer(path, found.schema).partition(" Nothing was changed. ")
+        return Check("store", "error", text, advice)
     if found.pending:
         advice = "If nothing is at work, the next `reclass-plex tag` or `undo` puts this right."
         text = f"{name}: {found.pending} changes are not finished"
@@ -136,8 +165,9 @@ def _inspect_as(path: Path, how: str) -> _Found:
         if "alembic_version" in tables:
             row = database.execute("SELECT version_num FROM alembic_version").fetchone()
             schema = None if row is None else str(row[0])
-        pending = 0
+        pending, began = 0, None
         if "journal" in tables:
             count = "SELECT count(*) FROM journal WHERE state = 'pending'"
             pending = int(database.execute(count).fetchone()[0])
-    return _Found(faults, schema, pending)
+            began = database.execute("SELECT min(started) FROM runs").fetchone()[0]
+    return _Found(faults, schema, pending, began)
