@@ -597,7 +597,8 @@ def test_the_daemon_is_found_beside_its_store(
     assert daemon_file(store_path) == tmp_path / "daemon.json"
     assert stat.S_IMODE(daemon_file(store_path).stat().st_mode) == 0o600
     assert {path.name for path in tmp_path.iterdir()} <= {
-        *("daemon.json", "store.sqlite", "store.sqlite-wal", "store.sqlite-shm")
+        *("daemon.json", "store.sqlite", "store.sqlite-wal", "store.sqlite-shm"),
+        "store.sqlite.users",
     }
     found = find_daemon(store_path)
     assert found is not None
