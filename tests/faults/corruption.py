@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,12 +17,10 @@ RUN_SECONDS = 6.0  # that a daemon runs on a damaged database, if it does
 
 def corrupt_and_restore(world: World) -> None:
     """In a calm moment: back up, damage, let a daemon try, restore, and judge."""
-    from reclass_plex.store import Store
-    from reclass_plex.upkeep import back_up
+    from reclass_plex.backups import make_backup
 
     world.calm()
-    with Store.open(world.site.store) as store:
-        backup = back_up(store)
+    backup = make_backup(world.site.store)
     assert backup is not None
     kind = world.random.choice(("pages", "header", "cut", "wal", "shm"))
     assert world.daemon is not None
@@ -67,8 +67,11 @@ def _damage(store: Path, kind: str, generator: random.Random) -> int:
 
 
 def _restore(world: World, backup: Path) -> None:
-    """Put the backup in the store's place."""
-    store = world.site.store
-    for suffix in ("-wal", "-shm"):
-        store.with_name(store.name + suffix).unlink(missing_ok=True)
-    store.write_bytes(backup.read_bytes())
+    """Put the backup in the store's place, as a person would."""
+    command = [sys.executable, "-m", "reclass_plex", "restore", backup.name, "--yes"]
+    done = subprocess.run(
+        [*command, "--config", str(world.site.config)], capture_output=True, text=True, check=False
+    )
+    world.say(done.stdout.strip())
+    if done.returncode:
+        world.violations.append(Violation("damaged database", f"restore: {done.stderr[-300:]}"))
