@@ -387,17 +387,17 @@ def main() -> None:
         try:
             app()
         except ConfigError as error:
-            console.say(f"error: {error}", style="red", to=console.err)
+            console.complain(error)
             sys.exit(WRONG_USE)
         except ReclassError as error:
-            console.say(f"error: {error}", style="red", to=console.err)
+            console.complain(error)
             sys.exit(FAILED)
         except BrokenPipeError:  # the reader of our output (head, say) has seen enough
             console.discard_output()
             sys.exit(FAILED)
         except OSError as error:  # of files we say more; this is our own output, or no memory
             console.discard_output()
-            console.say(f"error: {error}", style="red", to=console.err)
+            console.complain(error)
             sys.exit(FAILED)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import typer
 
 from reclass_plex import console
 from reclass_plex.cli_options import AsJson, ConfigFile, configure
+from reclass_plex.errors import ConfigError
+from reclass_plex.redaction import remember_address
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 TOP = 3  # genres shown
+MAX_ADDRESS = 4000  # characters of a line of the input
 SHOWN_SECONDS = 10.0  # between lines while nothing changes
 NOTABLE = 0.1  # of confidence: a change that is worth a line
 
@@ -28,12 +32,20 @@ NOTABLE = 0.1  # of confidence: a change that is worth a line
 @app.command()
 def listen(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="http(s)://..., a file, - (standard input), or a device such as alsa:default.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    from_input: Annotated[
+        bool,
+        typer.Option(
+            "--from-input",
+            help="Read SOURCE from the first line of standard input: a password in it then stands"
+            " in no list of processes.",
+        ),
+    ] = False,
     seconds: Annotated[
         float | None, typer.Option(min=1, help="End after so many seconds of audio.")
     ] = None,
@@ -47,6 +59,7 @@ def listen(
     from reclass_plex import live
 
     config = configure(config_file)
+    source = _source(source, from_input)
     taxonomy = config.ensemble.taxonomy if config.ensemble.taxonomy == "gtzan" else "default"
     with _stopping() as stopped:
         lines = _Lines()
@@ -57,6 +70,19 @@ def listen(
                 console.print_json(as_json_line(one))
             else:
                 lines.take(one)
+
+
+def _source(given: str | None, from_input: bool) -> str:
+    """Return what is to be heard: what was given, or a line of the input."""
+    if from_input == (given is not None):
+        raise ConfigError("listen: give SOURCE, or --from-input and SOURCE as a line of the input")
+    if given is not None:
+        return given
+    line = sys.stdin.readline(MAX_ADDRESS + 1).removesuffix("\n")
+    if not line or len(line) > MAX_ADDRESS:
+        raise ConfigError("listen: there is no address in the input, or it is too long")
+    remember_address(line)
+    return line
 
 
 def as_json_line(one: LiveResult | LiveNotice) -> dict[str, object]:

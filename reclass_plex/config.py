@@ -7,6 +7,7 @@ Every key has a default, so that no file is needed. An error names the file, the
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ from pydantic import (
 
 from reclass_plex.errors import ConfigError, printable
 from reclass_plex.genres import is_junk_genre, split_genres
+from reclass_plex.redaction import HIDDEN, hide_secrets
 
 CONFIG_VARIABLE = "RECLASS_PLEX_CONFIG"  # environment: the configuration file
 SYSTEM_CONFIG = Path("/etc/reclass-plex/config.yaml")  # of the service that make install set up
@@ -37,6 +39,16 @@ def _full_path(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be a full path, beginning with /")
     return path
+
+
+def _bare_address(url: str) -> str:
+    """Refuse an address that bears a secret: it is shown, logged, and part of every error."""
+    if "@" in url or "?" in url or "#" in url:
+        raise ValueError(
+            "must be the address alone, without a name, password or token: the token has a file"
+            " of its own (plex.token_file)"
+        )
+    return url
 
 
 def _one_genre(name: str) -> str:
@@ -126,7 +138,9 @@ class PlexOptions(Options):
     The token is no option: it is a secret, see `reclass_plex.credentials`.
     """
 
-    url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/\S*)?$")
+    url: Annotated[str, AfterValidator(_bare_address)] | None = Field(
+        default=None, pattern=r"^https?://[^/\s]+(/\S*)?$"
+    )
     token_file: Path | None = None  # None: plex-token beside the configuration file
     alerts: bool = True
     libraries: tuple[str, ...] = ()
@@ -284,7 +298,7 @@ def parse_config(text: str, name: str) -> Config:
             raise ConfigError(f"{name}: has an alias (*name), which is not allowed here")
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{name}: is not valid YAML: {error}") from error
+        raise ConfigError(f"{name}: is not valid YAML: {hide_secrets(str(error))}") from error
     if data is None:
         return Config()
     if not isinstance(data, dict):
@@ -303,6 +317,10 @@ def _describe(name: str, detail: object) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"{name}: {key}: there is no such key; see config.example.yaml"
-    value = repr(detail["input"])
+    if detail["type"] in {"model_type", "dict_type"}:  # a token that was put there, perhaps
+        return f"{name}: {key}: must hold keys, not a {type(detail['input']).__name__}"
+    value = hide_secrets(repr(detail["input"]))
+    if key.startswith("plex.") and re.fullmatch(r"'[\w-]{16,}'", value):
+        value = f"{HIDDEN} (which looks like a token)"
     shown = value if len(value) <= 200 else value[:200] + "..."
     return f"{name}: {key}: has value {shown}. {detail['msg']}."

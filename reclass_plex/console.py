@@ -34,6 +34,7 @@ from rich.text import Text
 from reclass_plex.errors import FileError, printable, visible
 from reclass_plex.pipeline import TrackResult
 from reclass_plex.records import GenreScore, Verdict
+from reclass_plex.redaction import hide_secrets
 
 T = TypeVar("T")
 
@@ -61,6 +62,11 @@ def say(text: str, *, style: str = "", to: Console = out) -> None:
     """Print lines of plain text: what looks like markup or an escape in a name stays a name."""
     for line in text.split("\n"):
         to.print(Text(visible(line), style=style))
+
+
+def complain(error: BaseException) -> None:
+    """Print an error that ends the command, without the secrets that may be in its text."""
+    say(f"error: {hide_secrets(str(error))}", style="red", to=err)
 
 
 def print_json(data: dict[str, object]) -> None:

@@ -1,6 +1,7 @@
 """The secrets: Plex's token, the key in the webhook's address, and where notifications go.
 
-None of them is in the configuration.
+None of them is in the configuration. A process that starts others takes those in its environment
+out of it first (`take_from_environment`): who decodes strange files needs none.
 
 Each is looked for in the environment, then among systemd's credentials (systemd.exec(5),
 LoadCredential=), then in a file of mode 600. No message and no repr here ever holds a secret.
@@ -22,6 +23,7 @@ from pathlib import Path
 from reclass_plex.config import NotifyOptions, PlexOptions, config_path
 from reclass_plex.errors import ConfigError, StoreError, printable
 from reclass_plex.files import sync_folder
+from reclass_plex.redaction import remember, remember_address
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ MAX_URLS = 64 << 10  # bytes of all addresses together
 MAX_SECRET = 4096  # bytes; a token has 20, a signed one some 500
 
 Warn = Callable[[str], object]
+_taken: dict[str, str] = {}  # what was in the environment
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Secret:
 
     place: str
     value: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        remember(self.value)
 
 
 def token_file(options: PlexOptions, config_file: Path | None = None) -> Path:
@@ -114,8 +120,8 @@ def read_notify_urls(
     # do not count. `warn` is called with a line if others may read the file. Raises ConfigError for
     a file that is named but missing, or cannot be read.
     """
-    if os.environ.get(URLS_VARIABLE, "").strip():
-        return tuple(os.environ[URLS_VARIABLE].split())
+    if given := _variable(URLS_VARIABLE):
+        return _remembered(tuple(given.split()))
     if folder := os.environ.get(CREDENTIALS_VARIABLE):
         with contextlib.suppress(FileNotFoundError):
             return _lines(_read_bytes(Path(folder) / URLS_NAME, MAX_URLS))
@@ -136,7 +142,13 @@ def read_notify_urls(
 
 def _lines(data: bytes) -> tuple[str, ...]:
     lines = (line.strip() for line in data.decode("utf-8", "replace").splitlines())
-    return tuple(line for line in lines if line and not line.startswith("#"))
+    return _remembered(tuple(line for line in lines if line and not line.startswith("#")))
+
+
+def _remembered(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        remember_address(url)
+    return urls
 
 
 def webhook_key(store_path: Path) -> str:
@@ -196,10 +208,26 @@ def write_secret(path: Path, content: str | bytes) -> None:
     sync_folder(path.parent)
 
 
+def take_from_environment() -> None:
+    """Take the secrets out of this process' environment, so that no child is given them.
+
+    They are still found here, under the same names, for as long as the process lives.
+    """
+    for name in (TOKEN_VARIABLE, KEY_VARIABLE, URLS_VARIABLE):
+        if name in os.environ:
+            _taken[name] = os.environ.pop(name)
+
+
+def _variable(name: str) -> str | None:
+    """Return a variable of the environment, None if it is not set or empty."""
+    value = os.environ.get(name) or _taken.get(name, "")
+    return value if value.strip() else None
+
+
 def _from_environment(variable: str, name: str) -> Secret | None:
     """Return a secret from the environment or from systemd's credentials, which nobody sees."""
-    if os.environ.get(variable, "").strip():
-        return _checked(f"${variable}", os.environ[variable])
+    if given := _variable(variable):
+        return _checked(f"${variable}", given)
     if folder := os.environ.get(CREDENTIALS_VARIABLE):
         with contextlib.suppress(FileNotFoundError):
             return _read_file(Path(folder) / name)

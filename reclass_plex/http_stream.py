@@ -254,8 +254,11 @@ def _parse(url: str) -> SplitResult:
     try:
         where = urlsplit(url.strip())
         where.port  # noqa: B018 - raises for one that is none
-    except ValueError as error:
-        raise StreamError(f"{visible(url)[:MAX_TITLE]}: is no address: {error}") from None
+    except ValueError:  # what it says, and the address, may show a part of a password
+        raise StreamError(
+            "this is no address of a stream: its port, or a bracket, is wrong; in a password write"
+            " %2F for /, %23 for #, and %3F for ?"
+        ) from None
     if where.scheme.lower() not in {"http", "https"}:
         raise StreamError(
             f"{shown(url)}: is {visible(where.scheme)[:20]}, and only http and https are spoken"

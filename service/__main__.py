@@ -39,6 +39,7 @@ def _run_daemon() -> int:
     from pathlib import Path
 
     from reclass_plex.config import config_path, load_config
+    from reclass_plex.credentials import take_from_environment
     from reclass_plex.errors import ConfigError, ReclassError, StoreDamaged, StoreNewer
     from service.logs import set_up_log
 
@@ -50,6 +51,7 @@ def _run_daemon() -> int:
     options = parser.parse_args()
     set_up_log(logging.DEBUG if options.verbose else logging.INFO)
     _keep_heap_small()
+    take_from_environment()
     try:
         config = load_config(options.config)
         file = (options.config or config_path()).absolute()

@@ -33,6 +33,7 @@ from reclass_plex.notices import Notices, Problem
 from reclass_plex.password import has_password
 from reclass_plex.plex import Plex
 from reclass_plex.reconcile import reconcile
+from reclass_plex.redaction import remember
 from reclass_plex.remote import (
     FolderStatus,
     ReclassifyResult,
@@ -395,6 +396,7 @@ class Daemon:
 
     def _serve(self, stack: ExitStack, store_path: Path) -> None:
         token = secrets.token_urlsafe(24)
+        remember(token)
         key = webhook_key(store_path)
         options = self._config.web
         if not has_password(store_path):

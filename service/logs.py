@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from reclass_plex.redaction import HidingFormatter
 from service.recent_lines import recent_lines
 
 _CHATTY = ("alembic", "apscheduler", "asyncio", "multipart", "plexapi", "urllib3", "watchdog")
@@ -18,7 +19,9 @@ def log_format() -> str:
 
 def set_up_log(level: int) -> None:
     """Log to standard error, and for the dashboard; of the libraries only what is wrong."""
-    logging.basicConfig(level=level, format=log_format(), stream=sys.stderr)
+    shown = logging.StreamHandler(sys.stderr)
+    shown.setFormatter(HidingFormatter(log_format()))
+    logging.basicConfig(level=level, handlers=[shown])
     logging.getLogger().addHandler(recent_lines)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

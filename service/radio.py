@@ -2,8 +2,9 @@
 
 The process is the command `listen`, whose lines are kept (the last `KEPT`) and told to the hub of
 events as kind "radio". It ends when it is stopped, when another stream is asked for, with the
-daemon, and when nobody has asked for `UNWATCHED_SECONDS` how it is. From here only http, https and
-input devices are listened to: a page must not open files.
+daemon, and when nobody has asked for `UNWATCHED_SECONDS` how it is. It is told the address on its
+standard input: in a list of processes anybody could read the password in it. From here only http,
+https and input devices are listened to: a page must not open files.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ UNWATCHED_SECONDS = 600.0
 STOP_SECONDS = 3.0  # for the process to end by itself
 MAX_ADDRESS = 2000  # characters
 _LOOK_SECONDS = 5.0
-_COMMAND = (sys.executable, "-m", "reclass_plex", "listen", "--json")
+_COMMAND = (sys.executable, "-m", "reclass_plex", "listen", "--json", "--from-input")
 
 
 class Radio:
@@ -65,13 +66,16 @@ class Radio:
         with self._changing:
             self._stop()
             process = subprocess.Popen(
-                [*command, "--", address],
-                stdin=subprocess.DEVNULL,
+                command,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
             )
+            assert process.stdin is not None  # noqa: S101 - it was asked for
+            with suppress(OSError), process.stdin:  # one that died at once is seen below
+                process.stdin.write(f"{address}\n")
             with self._lock:
                 self._process = process
                 self._lines.clear()

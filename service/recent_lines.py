@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections import deque
 from dataclasses import dataclass
 
+from reclass_plex.redaction import hide_secrets
+
 KEPT = 1000  # lines
 _LONGEST = 2000  # characters of one
-HIDDEN = "•••"
-# Values beside a name that says what they are, addresses with a password, and the webhook's key.
-_SECRETS = (
-    re.compile(
-        r"((?:token|secret|password|passwd|api[_-]?key|authorization|cookie)[\"']?\s*[=:]\s*"
-        r"(?:bearer\s+)?[\"']?)[^\s&\"',;]+",
-        re.IGNORECASE,
-    ),
-    re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+(?=@)"),
-    re.compile(r"(/webhook/)[^\s/?]+"),
-    re.compile(r"(\bbearer\s+)\S+", re.IGNORECASE),
-)
 
 
 @dataclass(frozen=True)
@@ -59,13 +48,6 @@ class RecentLines(logging.Handler):
         with self._kept:
             lines = list(self._lines)
         return [line for line in reversed(lines) if line.level >= at_least][:count]
-
-
-def hide_secrets(text: str) -> str:
-    """Return `text` with what looks like a secret left out."""
-    for pattern in _SECRETS:
-        text = pattern.sub(rf"\1{HIDDEN}", text)
-    return text
 
 
 recent_lines = RecentLines()

@@ -86,17 +86,22 @@ class Daemon:
     """A running reclass-plexd."""
 
     def __init__(self, site: Site, environment: dict[str, str] | None = None) -> None:
-        self.site = site
         clean = {k: v for k, v in os.environ.items() if not k.startswith("RECLASS_PLEX")}
         with site.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "service", "--config", str(site.config)],
                 env=clean | {"RECLASS_PLEX_TOKEN": TOKEN} | (environment or {}),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 cwd=site.root,
             )
-        self._psutil = psutil.Process(self.process.pid)
+        self.attach(site, process)
+
+    def attach(self, site: Site, process: subprocess.Popen[bytes]) -> None:
+        """Take charge of a daemon that was started."""
+        self.site = site
+        self.process = process
+        self._psutil = psutil.Process(process.pid)
         self._seen: set[psutil.Process] = {self._psutil}
 
     def find_client(self) -> DaemonClient | None:

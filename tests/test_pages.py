@@ -19,9 +19,10 @@ from many_tracks import fill_store
 from page_tools import PageDaemon, Visitor, dashboard
 
 from reclass_plex.records import GenreScore, Verdict, Vote
+from reclass_plex.redaction import hide_secrets
 from reclass_plex.store import Store
 from reclass_plex.tags import read_tags
-from service.recent_lines import hide_secrets, recent_lines
+from service.recent_lines import recent_lines
 from service.web.pages.frame import own_path
 from service.web.pages.rendering import TEMPLATES, duration, percent
 from service.web.texts import ENGLISH, text

@@ -6,7 +6,6 @@ who have the machine.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Annotated
@@ -19,6 +18,7 @@ from starlette.responses import Response
 
 from reclass_plex.config import Config, parse_config
 from reclass_plex.errors import ConfigError, printable
+from reclass_plex.redaction import hide_passwords
 from reclass_plex.remote import PreviewRequest
 from service.web.pages.deciding import wait_for
 from service.web.pages.rendering import Context
@@ -26,7 +26,6 @@ from service.web.texts import text
 
 MAX_TEXT = 200_000  # characters
 SHOWN = 12  # files of a preview
-_PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]+(?=@)")
 _FROM_THE_START = ("store", "web")  # these count from the next restart on
 
 
@@ -82,7 +81,7 @@ def as_yaml(config: Config) -> str:
     shown = yaml.safe_dump(
         config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
     )
-    return _PASSWORD.sub(r"\1•••", shown)
+    return hide_passwords(shown)
 
 
 def differences(former: Config, latter: Config) -> Iterator[tuple[str, str, str]]:
@@ -104,8 +103,5 @@ def _flat(values: Mapping[str, object], before: str = "") -> dict[str, object]:
 
 
 def _short(value: object) -> str:
-    return (
-        _PASSWORD.sub(r"\1•••", yaml.safe_dump(value, allow_unicode=True))
-        .removesuffix("...\n")
-        .strip()
-    )
+    text = hide_passwords(yaml.safe_dump(value, allow_unicode=True))
+    return text.removesuffix("...\n").strip()
