@@ -10,6 +10,7 @@ may do better; EX_CONFIG what only the user can mend. Anything else is a crash.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import logging
@@ -97,7 +98,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signals.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which tells us
     orders = io.FileIO(0, closefd=False)  # a buffer would be locked by its reader at the end
-    order = Order.model_validate_json(orders.readline())
+    line = orders.readline()
+    if not line:  # the daemon was killed before it said what to do
+        return 0
+    order = Order.model_validate_json(line)
     set_up_log(order.log_level)
     threading.Thread(target=signals.read, args=(orders,), name="orders", daemon=True).start()
     gc.set_threshold(100_000)
@@ -120,7 +124,8 @@ def _work(order: Order, signals: _Signals) -> int:
     ensemble = Ensemble.from_config(order.config, choose_device(order.device))
     ensemble.load()
     report = Report(models=ensemble.fingerprint, left_out=ensemble.notes)
-    os.write(1, report.model_dump_json().encode() + b"\n")
+    with contextlib.suppress(BrokenPipeError):  # the daemon was killed; `signals` sees that too
+        os.write(1, report.model_dump_json().encode() + b"\n")
     os.dup2(2, 1)  # what others may print there is read by nobody
     decoders = Decoders(options.decoders or min(4, pipeline.count_cores()))
     with Store.open(order.store) as store:

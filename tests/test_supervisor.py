@@ -244,3 +244,26 @@ def test_the_real_worker_ends_with_the_daemon(tmp_path: Path, jobs: Jobs) -> Non
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["while it loads", "before its order"])
+def test_the_real_worker_of_a_daemon_that_was_killed_ends_quietly(
+    tmp_path: Path, jobs: Jobs, told: bool
+) -> None:
+    import subprocess
+
+    order = {
+        "config": Config().model_dump(mode="json"),
+        "store": str(tmp_path / "store.sqlite"),
+        "device": "cpu",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "--worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as worker:
+        assert worker.stdout is not None
+        worker.stdout.close()  # nobody hears its report
+        _, said = worker.communicate(json.dumps(order).encode() + b"\n" if told else b"", 60)
+    assert (worker.returncode, said) == (0, b"")

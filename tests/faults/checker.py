@@ -21,9 +21,6 @@ from faults.evidence import Evidence, hash_content, look_at
 from faults.ledger import FileRecord, Ledger
 
 OURS = ".reclass-"  # in the name of a copy that a change leaves for a moment
-OPEN = ("ready", "running", "writing", "waiting")
-ENDED = ("done", "skipped", "review", "failed")
-PLEX_KINDS = ("artist", "album", "track")
 
 
 class PlexItem(Protocol):
@@ -170,7 +167,9 @@ class Checker:
             if job is None:  # as after a mount was away: what is known and written needs none
                 if track is None or not rows.journal[raw]:
                     yield Violation("lost", f"{record.path}: no job")
-            elif job["state"] in ("failed", "waiting") and not job["message"]:
+            elif job["state"] == "failed":  # all files are good: once healed they can be done
+                yield Violation("failed", f"{record.path}: {job['message']}")
+            elif job["state"] == "waiting" and not job["message"]:
                 yield Violation("lost", f"{record.path}: {job['state']} without a reason")
             elif job["state"] in ("ready", "running", "writing"):
                 yield Violation("lost", f"{record.path}: {job['state']} in a calm moment")

@@ -80,10 +80,11 @@ def run(world: World, plan: Plan) -> Outcome:
         world.start()
         now = time.monotonic()
         _end(world, active, now)
-        if not active and (due or (pool and world.random.random() < 0.05)):
+        if not active and (due or (pool and world.random.random() < 0.2)):
             _begin(world, due.pop() if due else world.random.choice(pool), active, now)
         _choose(world.random, acts)()
-        if killer.kills < plan.kills:
+        # Where something else is wrong the daemon mostly lives, so that it meets that.
+        if killer.kills < plan.kills and (not active or world.random.random() < 0.3):
             _choose(world.random, deaths)()
         world.scan()
         if killer.kills - judged_at >= plan.calm_every:
@@ -118,6 +119,7 @@ def _begin(
 ) -> None:
     if one.begin() is not False:
         active[one.name] = (one, now + world.random.uniform(0.5, LONGEST))
+        world.hits = world.shim.hits if world.shim else 0
         world.note(f"condition {one.name}")
     else:
         world.say(f"condition {one.name}: could not be brought about")
@@ -128,7 +130,9 @@ def _end(world: World, active: dict[str, tuple[Condition, float]], now: float) -
         if now >= until:
             one.end()
             del active[name]
-            world.say(f"over: {name}")
+            failed = world.shim.hits - world.hits if world.shim else 0
+            world.did["operations that failed"] += failed
+            world.say(f"over: {name}{f', {failed} operations failed' if failed else ''}")
 
 
 def _choose(
