@@ -16,6 +16,7 @@ from faults.people import People
 from faults.world import World
 
 LONGEST = 5.0  # seconds that a condition holds
+CALM_CONDITIONS = 10  # after which all is healed and judged
 
 
 @dataclass(frozen=True)
@@ -62,77 +63,128 @@ class Outcome:
             yield f"  {count} x {one}"
 
 
+@dataclass(frozen=True)
+class _Active:
+    """A condition that holds, until when, and how many operations had failed before."""
+
+    what: Condition
+    until: float
+    hits: int
+
+
 def run(world: World, plan: Plan) -> Outcome:
     """Run a session to its end, whatever is found on the way."""
-    began = time.monotonic()
-    people = People(world, keep=plan.most_tracks)
-    killer = Killer(world, people)
-    for _ in range(plan.first_albums):
-        people.arrive()
-        people.organize_more()
-    world.start()
-    pool = conditions(world)
-    due = world.random.sample(pool, len(pool))[: plan.conditions]
-    active: dict[str, tuple[Condition, float]] = {}
-    acts, deaths = people.acts(), killer.acts()
-    calms = corrupted = judged_at = 0
-    while killer.kills < plan.kills or due:
-        world.start()
-        now = time.monotonic()
-        _end(world, active, now)
-        if not active and (due or (pool and world.random.random() < 0.2)):
-            _begin(world, due.pop() if due else world.random.choice(pool), active, now)
-        _choose(world.random, acts)()
-        # Where something else is wrong the daemon mostly lives, so that it meets that.
-        if killer.kills < plan.kills and (not active or world.random.random() < 0.3):
-            _choose(world.random, deaths)()
-        world.scan()
-        if killer.kills - judged_at >= plan.calm_every:
-            _end(world, active, float("inf"))
-            judged_at = killer.kills
-            world.calm()
-            calms += 1
-            if not two_daemons(world):
-                world.violations.append(Violation("two daemons", "the second did not refuse"))
-            if corrupted < plan.corruptions:
-                corrupted += 1
-                corrupt_and_restore(world)
-        time.sleep(world.random.uniform(0, 0.2))
-    _end(world, active, float("inf"))
-    world.calm()
-    while corrupted < plan.corruptions:
-        corrupted += 1
-        corrupt_and_restore(world)
-    world.undo_all()
-    return Outcome(
-        killer.kills,
-        world.did,
-        world.maker.count,
-        time.monotonic() - began,
-        calms + 1,
-        world.violations,
-    )
+    session = Session(world, plan)
+    session.begin()
+    session.weather()
+    session.storm()
+    return session.end()
 
 
-def _begin(
-    world: World, one: Condition, active: dict[str, tuple[Condition, float]], now: float
-) -> None:
-    if one.begin() is not False:
-        active[one.name] = (one, now + world.random.uniform(0.5, LONGEST))
-        world.hits = world.shim.hits if world.shim else 0
-        world.note(f"condition {one.name}")
-    else:
-        world.say(f"condition {one.name}: could not be brought about")
+class Session:
+    """First every condition upon a daemon that lives, then kills, with conditions at random."""
 
+    def __init__(self, world: World, plan: Plan) -> None:
+        self._world, self._plan = world, plan
+        self._began = time.monotonic()
+        self._people = People(world, keep=plan.most_tracks)
+        self._killer = Killer(world, self._people)
+        self._acts, self._deaths = self._people.acts(), self._killer.acts()
+        self._pool = conditions(world)
+        self._active: list[_Active] = []
+        self._calms = self._corrupted = 0
 
-def _end(world: World, active: dict[str, tuple[Condition, float]], now: float) -> None:
-    for name, (one, until) in list(active.items()):
-        if now >= until:
-            one.end()
-            del active[name]
-            failed = world.shim.hits - world.hits if world.shim else 0
-            world.did["operations that failed"] += failed
-            world.say(f"over: {name}{f', {failed} operations failed' if failed else ''}")
+    def begin(self) -> None:
+        """Let the first music come, and be tagged."""
+        for _ in range(self._plan.first_albums):
+            self._people.arrive()
+            self._people.organize_more()
+        self._world.start().wait_ready()
+
+    def weather(self) -> None:
+        """Bring every condition about, while music comes and the daemon works."""
+        due = self._world.random.sample(self._pool, len(self._pool))[: self._plan.conditions]
+        for number, one in enumerate(due, 1):
+            self._world.start()
+            self._begin(one)
+            while self._active:
+                self._people.arrive(self._world.random.randint(1, 3))
+                self._act()
+                self._end_due()
+            if number % CALM_CONDITIONS == 0:
+                self._calm()
+
+    def storm(self) -> None:
+        """Kill, until it was often enough."""
+        world, choose = self._world, self._world.random
+        judged_at = 0
+        while self._killer.kills < self._plan.kills:
+            world.start()
+            if not self._active and choose.random() < 0.1 and self._plan.conditions is None:
+                self._begin(choose.choice(self._pool))
+            self._act()
+            # Where something else is wrong the daemon mostly lives, so that it meets that.
+            if not self._active or choose.random() < 0.3:
+                _choose(choose, self._deaths)()
+            self._end_due()
+            if self._killer.kills - judged_at >= self._plan.calm_every:
+                judged_at = self._killer.kills
+                self._calm()
+                if not two_daemons(world):
+                    world.violations.append(Violation("two daemons", "the second did not refuse"))
+                if self._corrupted < self._plan.corruptions:
+                    self._corrupt()
+
+    def end(self) -> Outcome:
+        """Judge, take everything back, judge again, and return what all of it came to."""
+        self._calm()
+        while self._corrupted < self._plan.corruptions:
+            self._corrupt()
+        self._world.undo_all()
+        return Outcome(
+            self._killer.kills,
+            self._world.did,
+            self._world.maker.count,
+            time.monotonic() - self._began,
+            self._calms,
+            self._world.violations,
+        )
+
+    def _act(self) -> None:
+        _choose(self._world.random, self._acts)()
+        self._world.scan()
+        time.sleep(self._world.random.uniform(0, 0.2))
+
+    def _calm(self) -> None:
+        self._end_due(float("inf"))
+        self._world.calm()
+        self._calms += 1
+
+    def _corrupt(self) -> None:
+        self._corrupted += 1
+        corrupt_and_restore(self._world)
+
+    def _begin(self, one: Condition) -> None:
+        now, shim = time.monotonic(), self._world.shim
+        if one.begin() is False:
+            self._world.say(f"condition {one.name}: could not be brought about")
+            return
+        until = now + self._world.random.uniform(1.0, LONGEST)
+        self._active.append(_Active(one, until, shim.hits if shim else 0))
+        self._world.note(f"condition {one.name}")
+
+    def _end_due(self, now: float | None = None) -> None:
+        """End what is over; what lets operations fail lasts longer until one has."""
+        now = time.monotonic() if now is None else now
+        shim = self._world.shim
+        for one in list(self._active):
+            failed = shim.hits - one.hits if shim else 0
+            patient = one.what.name.startswith("EIO") and not failed and now < one.until + LONGEST
+            if now >= one.until and not patient:
+                one.what.end()
+                self._active.remove(one)
+                self._world.did["operations that failed"] += failed
+                self._world.say(f"over: {one.what.name}, {failed} operations failed")
 
 
 def _choose(

@@ -63,7 +63,6 @@ class World:
         self.violations: list[Violation] = []
         self.daemon: Daemon | None = None
         self.away = False  # the music's mount
-        self.hits = 0  # operations that had failed when a condition began
         self.gone: list[Daemon] = []
         self.restarts = True  # whether a calm moment begins with a new daemon
         self.configure()
