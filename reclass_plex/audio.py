@@ -31,7 +31,7 @@ from av.stream import Disposition
 
 from reclass_plex.audio_collector import MAX_NATIVE_RATE, Collector, kept_rate
 from reclass_plex.audio_ends import missing_end
-from reclass_plex.audio_file import check_readable, opened_file
+from reclass_plex.audio_file import opened_file
 from reclass_plex.errors import NotAudio
 from reclass_plex.records import Excerpt, FloatArray, Waveform
 from reclass_plex.tag_spans import find_audio_chunks, skip_flac_metadata, span_between_tags
@@ -46,6 +46,7 @@ _LONG_SECONDS = 30 * 60.0  # above, MP3 is sought by proportion, not by counting
 _MEASURE_BYTES = 32 << 20  # above, the length of an MP3 without index or a WMA stays a guess
 _PLAUSIBLE_RATES = range(1000, 8_000_001)  # Hz; the top is DSD1024 as FFmpeg counts it, and more
 _BLOCK = 1 << 20  # bytes a read
+_READ_BYTES = 1 << 16  # that FFmpeg asks for at a time
 _DEMUX_RETRIES = 20
 _PATIENCE = 30.0  # seconds for one step of FFmpeg's; damaged ASF headers can send it in circles
 
@@ -173,6 +174,7 @@ class _Source:
     start: int  # byte at which the file begins and ends, but for tags around it
     end: int
     chunks: tuple[tuple[int, int], ...]  # of audio, where a walk along the chunks found them
+    window: _Window
     container: InputContainer
     stream: av.AudioStream
 
@@ -229,14 +231,14 @@ class _Source:
     def packets(self) -> Iterator[av.Packet]:
         """Yield the stream's packets up to the end; a damaged stretch is read past."""
         for _ in range(_DEMUX_RETRIES):
-            began = time.monotonic()
+            self.window.be_patient()
             try:
                 for packet in self.container.demux(self.stream):
                     yield packet
-                    began = time.monotonic()
+                    self.window.be_patient()
                 return
-            except av.FFmpegError as error:
-                _check_patience(began, error)
+            except av.FFmpegError:
+                continue
 
     def decode(self, start: float, seconds: float) -> _Piece:
         """Decode `seconds` from `start`, or what there is of them, dropping what lies before."""
@@ -268,6 +270,7 @@ class _Source:
     def _seek(self, start: float) -> None:
         if (self.stated_seconds() or 0.0) > _LONG_SECONDS:
             self.container.flags |= _FAST_SEEK
+        self.window.be_patient()
         target = max(0.0, start - _PREROLL) / self.stream.time_base
         self.stream.codec_context.flush_buffers()  # it may have been read to the end before
         with contextlib.suppress(av.FFmpegError):  # then reading goes on where it stands
@@ -302,46 +305,69 @@ def _opened(path: Path) -> Iterator[_Source]:
             raise NotAudio(path, "holds tags, but no audio")
         chunks, end = find_audio_chunks(descriptor, start, end)
         try:
-            with _open_container(descriptor, start, end) as container:
+            window = _Window(descriptor, start, end)
+            with _open_container(window) as container:
                 stream = _choose_stream(path, container)
-                yield _Source(descriptor, start, end, chunks, container, stream)
+                yield _Source(descriptor, start, end, chunks, window, container, stream)
         except av.FFmpegError as error:
-            check_readable(descriptor)
             if missing := missing_end("mp4", descriptor, start, end):  # without its index
                 raise _truncated(path, missing) from error
             raise NotAudio(path, "is no audio file that FFmpeg can open") from error
 
 
-def _open_container(descriptor: int, start: int, end: int) -> InputContainer:
-    """Open bytes `start` to `end` of a file.
+class _Window:
+    """Bytes `start` to `end` of a file, as FFmpeg gets to see them.
 
-    FFmpeg does not get to see the tags around them: it refuses APE, WavPack and Musepack behind
-    ID3v2, takes APE's trailing tag for audio, and counts them all when it guesses a length.
+    It does not see the tags around them: it refuses APE, WavPack and Musepack behind ID3v2, takes
+    APE's trailing tag for audio, and counts them all when it guesses a length. And it does not
+    read by itself: a demuxer may take an I/O error for the end, or for damage, and go on with less
+    audio. PyAV raises what is raised here, whatever the demuxer made of it.
     """
-    options = {
-        "fd": str(descriptor),
-        "protocol_whitelist": "subfile,fd",
-        "format_whitelist": f"{_CONTAINERS},{_VIDEO_CONTAINERS}",
-    }
-    began = time.monotonic()
-    try:
-        container: InputContainer = av.open(
-            f"subfile,,start,{start},end,{end},,:fd:",
-            container_options=options,
-            metadata_errors="replace",  # of tags we do not even look at
-            timeout=_PATIENCE,
-        )
-    except av.FFmpegError as error:
-        _check_patience(began, error)
-        raise
+
+    def __init__(self, descriptor: int, start: int, end: int) -> None:
+        self._descriptor, self._start, self._end = descriptor, start, end
+        self._at = start
+        self.be_patient()
+
+    def be_patient(self) -> None:
+        """A step of FFmpeg's begins, which may take so long."""
+        self._until = time.monotonic() + _PATIENCE
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, none at the end. Raises OSError, as when a step takes long."""
+        if time.monotonic() > self._until:
+            reason = f"it took over {_PATIENCE:g} s; the disk is slow or the file damaged"
+            raise TimeoutError(errno.ETIMEDOUT, reason)
+        data = os.pread(self._descriptor, max(0, min(size, self._end - self._at)), self._at)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go on elsewhere; return where, counted from the window's start (see `tell`).
+
+        What FFmpeg computes from damaged headers may lie before it: then its AVERROR(EINVAL).
+        """
+        origin = {os.SEEK_SET: self._start, os.SEEK_CUR: self._at, os.SEEK_END: self._end}
+        to = origin[whence] + offset
+        if not self._start <= to < 1 << 63:
+            return -errno.EINVAL
+        self._at = to
+        return self.tell()
+
+    def tell(self) -> int:
+        """Return the position, counted from the window's start."""
+        return self._at - self._start
+
+
+def _open_container(window: _Window) -> InputContainer:
+    """Open a part of a file. Raises OSError and av.FFmpegError."""
+    container: InputContainer = av.open(
+        window,
+        container_options={"format_whitelist": f"{_CONTAINERS},{_VIDEO_CONTAINERS}"},
+        metadata_errors="replace",  # of tags we do not even look at
+        buffer_size=_READ_BYTES,
+    )
     return container
-
-
-def _check_patience(began: float, error: av.FFmpegError) -> None:
-    """Raise TimeoutError if `error` came from the timeout: FFmpeg gives it various names."""
-    if time.monotonic() - began >= _PATIENCE:
-        reason = f"it took over {_PATIENCE:g} s; the disk is slow or the file damaged"
-        raise TimeoutError(errno.ETIMEDOUT, reason) from error
 
 
 def _choose_stream(path: Path, container: InputContainer) -> av.AudioStream:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from reclass_plex.errors import FileChanged, FileError, NotAudio, RetryLater, Unreadable
 
-_BLOCK = 1 << 20  # bytes a read
-
 _TRANSIENT = {
     *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    errno.EIO,  # a cable, a server that did not answer; of a worn disk it comes again
 }
 
 
@@ -47,13 +46,6 @@ def opened_file(path: Path) -> Iterator[int]:
         raise _os_error(path, error) from error
     finally:
         os.close(descriptor)
-
-
-def check_readable(descriptor: int) -> None:
-    """Raise OSError if the disk is at fault: FFmpeg says "I/O error" of a malformed file, too."""
-    offset = 0
-    while block := os.pread(descriptor, _BLOCK, offset):
-        offset += len(block)
 
 
 def _check_unchanged(path: Path, before: os.stat_result, descriptor: int) -> None:

@@ -27,6 +27,7 @@ from reclass_plex.errors import (
     FileError,
     NoSpace,
     ReadOnly,
+    RetryLater,
     Unreadable,
     printable,
 )
@@ -270,6 +271,8 @@ def naming_errors(path: Path, *, writing: bool) -> Iterator[None]:
             raise FileChanged(path, f"vanished: {reason}") from error
         if writing and error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
             raise ReadOnly(path, f"cannot be written: {reason}") from error
+        if error.errno == errno.EIO:  # as of a cable or a server: it may be gone in a while
+            raise RetryLater(path, reason) from error
         raise Unreadable(path, reason) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import struct
@@ -778,11 +779,58 @@ def test_a_half_loaded_file_is_heard_where_it_is_there(
     assert got.start + got.seconds < 3.0
 
 
-def test_a_file_that_sends_ffmpeg_in_circles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_ffmpeg_that_takes_long(
+    library: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is slow."""
+    monkeypatch.setattr(audio, "_PATIENCE", 0.05)
+    read = audio._Window.read
+
+    def slow(self: audio._Window, size: int) -> bytes:
+        time.sleep(0.1)
+        return read(self, size)
+
+    monkeypatch.setattr(audio._Window, "read", slow)
+    with pytest.raises(RetryLater, match=r"over 0\.05 s"):
+        audio_digest(library["opus"])
+
+
+def test_a_file_that_would_send_ffmpeg_in_circles() -> None:
     """tests/data/endless.wma is a WMA of make_audio with a few damaged header bytes."""
-    monkeypatch.setattr(audio, "_PATIENCE", 0.3)
-    with pytest.raises(RetryLater, match=r"over 0\.3 s"):
+    with pytest.raises(NotAudio, match="no audio file that FFmpeg can open"):
         audio_digest(DATA / "endless.wma")
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_disk_that_fails_once_does_not_make_another_recording(
+    library: dict[str, Path], monkeypatch: pytest.MonkeyPatch, format_name: str
+) -> None:
+    """Wherever a read fails: demuxers take that for the end, or for damage that is read past."""
+    path, pread = library[format_name], os.pread
+    wanted = (audio_digest(path), decode_excerpt(path, Excerpt(1.0)).samples.tobytes())
+    for fails in range(30):
+        left = fails
+
+        def failing(descriptor: int, size: int, offset: int) -> bytes:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise OSError(errno.EIO, "Input/output error")
+            return pread(descriptor, size, offset)
+
+        for reader, result in (
+            (audio_digest, wanted[0]),
+            (lambda path: decode_excerpt(path, Excerpt(1.0)).samples.tobytes(), wanted[1]),
+        ):
+            left = fails
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "pread", failing)
+                try:
+                    assert reader(path) == result
+                    assert left >= 0, "the error was passed over"
+                except FileError as error:
+                    assert isinstance(error, RetryLater)
+                    assert "Input/output error" in error.reason
 
 
 # What is not audio, or cannot be read
