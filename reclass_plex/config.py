@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +30,20 @@ from reclass_plex.redaction import HIDDEN, hide_secrets
 
 CONFIG_VARIABLE = "RECLASS_PLEX_CONFIG"  # environment: the configuration file
 SYSTEM_CONFIG = Path("/etc/reclass-plex/config.yaml")  # of the service that make install set up
+
+
+@dataclass(frozen=True)
+class ChangedKey:
+    """What became of a key: since which version, its new name (None: it is gone), what to do."""
+
+    since: str
+    now: str | None
+    advice: str
+
+
+# Keys that a version had, as group.key, and that are not there any more. A test compares all that
+# ever were (tests/data/config_keys.txt) with this and with those that there are.
+CHANGED_KEYS: dict[str, ChangedKey] = {}
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 _TIME = r"([01]?\d|2[0-3]):[0-5]\d"  # of a day, local: 7:30
@@ -316,7 +332,7 @@ def _describe(name: str, detail: object) -> str:
     assert isinstance(detail, dict)  # noqa: S101 - pydantic's ErrorDetails is a TypedDict
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{name}: {key}: there is no such key; see config.example.yaml"
+        return f"{name}: {key}: {_explain_key(key)}"
     if detail["type"] in {"model_type", "dict_type"}:  # a token that was put there, perhaps
         return f"{name}: {key}: must hold keys, not a {type(detail['input']).__name__}"
     value = hide_secrets(repr(detail["input"]))
@@ -324,3 +340,21 @@ def _describe(name: str, detail: object) -> str:
         value = f"{HIDDEN} (which looks like a token)"
     shown = value if len(value) <= 200 else value[:200] + "..."
     return f"{name}: {key}: has value {shown}. {detail['msg']}."
+
+
+def _explain_key(key: str) -> str:
+    """Say what became of a key, or which one may be meant."""
+    for former, change in CHANGED_KEYS.items():
+        if key == former or key.startswith(former + "."):
+            what = f"is {change.now} now" if change.now else "is gone"
+            return f"{what}, since version {change.since}: {change.advice}"
+    names = get_close_matches(key, known_keys(), 1, cutoff=0.75)
+    meant = f"; is {names[0]} meant?" if names else "; see config.example.yaml"
+    return f"there is no such key{meant}"
+
+
+def known_keys() -> list[str]:
+    """Return every key, as group.key, and every group."""
+    groups = {name: type(value) for name, value in Config()}
+    keys = [f"{name}.{key}" for name, group in groups.items() for key in group.model_fields]
+    return [*groups, *keys]

@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from reclass_plex.encoders import Readout
 from reclass_plex.errors import ModelError, printable
+from reclass_plex.formats import read_file
 from reclass_plex.models import check_shapes, load_tensors
 from reclass_plex.networks import NetworkSpec, ask_network, restore_network, tensor_shapes
 
@@ -250,13 +251,9 @@ def load_card(folder: Path) -> ModelCard:
     """Read a head's card. Raises ModelError, naming the file and the key."""
     path = folder / CARD
     try:
-        return ModelCard.model_validate_json(path.read_bytes())
+        return read_file(path, ModelCard)
     except OSError as error:
         raise ModelError(f"{printable(path)}: cannot read the model card: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "card"
-        raise ModelError(f"{printable(path)}: {key}: {first['msg']}") from error
 
 
 def load_head(folder: Path) -> Head:

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reclass_plex.errors import ModelError, printable
+from reclass_plex.formats import read_file
 from reclass_plex.genres import DEFAULT, GTZAN, TAXONOMIES, Taxonomy
 from reclass_plex.models import (
     DATA,
@@ -176,13 +177,9 @@ def load_ensemble(taxonomy: str, data: Path = DATA) -> EnsembleSpec:
 def read_spec(path: Path) -> EnsembleSpec:
     """Read an ensemble's JSON. Raises ModelError, naming the file."""
     try:
-        return EnsembleSpec.model_validate_json(path.read_bytes())
+        return read_file(path, EnsembleSpec)
     except OSError as error:
         raise ModelError(f"{printable(path)}: cannot be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{printable(path)}: {key and f'{key}: '}{first['msg']}") from error
 
 
 def find_profile(taxonomy: str, name: str, models: Path | None = None) -> Profile:

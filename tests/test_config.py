@@ -71,3 +71,32 @@ def test_the_users_own_file_comes_before_that_of_the_service(
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("# nothing yet\n")
     assert load_config(tmp_path / "empty.yaml") == Config()
+
+
+def test_every_key_that_ever_was_is_there_or_explained() -> None:
+    """A key that is renamed or removed goes into CHANGED_KEYS, a new one into the list."""
+    path = Path(__file__).parent / "data" / "config_keys.txt"
+    ever = {line for line in path.read_text().splitlines() if not line.startswith("#")}
+    now = {key for key in config.known_keys() if "." in key}
+    assert now - ever == set()
+    assert ever - now == set(config.CHANGED_KEYS)
+
+
+def test_a_key_that_changed_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {
+        "policy.least": config.ChangedKey("0.2.0", "policy.min_confidence", "rename it"),
+        "tags.backup": config.ChangedKey("0.3.0", None, "remove it; undo needs no copies"),
+    }
+    monkeypatch.setattr(config, "CHANGED_KEYS", changed)
+    path = tmp_path / "old.yaml"
+    path.write_text("policy: {least: 0.5, min_confidense: 0.4}\ntags: {backup: {to: x}}\nx: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}: policy.least: is policy.min_confidence now, since version 0.2.0: rename it",
+        f"{path}: policy.min_confidense: there is no such key; is policy.min_confidence meant?",
+        f"{path}: tags.backup: is gone, since version 0.3.0: remove it; undo needs no copies",
+        f"{path}: x: there is no such key; see config.example.yaml",
+    ]

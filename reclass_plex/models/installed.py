@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 
 from reclass_plex.errors import ModelError, ReadOnly, printable
 from reclass_plex.files import hold_lock
+from reclass_plex.formats import refuse_newer
 from reclass_plex.models.catalogue import (
     Digest,
     Model,
@@ -95,7 +96,9 @@ def read_manifest(name: str, folder: Path) -> Manifest | None:
     """Return the manifest of an installed model, None if there is none. Raises ModelError."""
     path = folder / name / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
+        refuse_newer(path, data)
+        return Manifest.model_validate_json(data)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
