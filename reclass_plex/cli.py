@@ -193,7 +193,7 @@ def tag(
         store.writing_files(LOCK_SECONDS),
         console.stopping_politely() as should_stop,
     ):
-        repair_files(store)
+        repair_files(store, config.tags)
         changes.remove_leftovers(store, leftovers)
         run_id = None if dry_run else store.start_run("tag")
         results = pipeline.tag_files(

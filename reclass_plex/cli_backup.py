@@ -184,9 +184,8 @@ def _compare(config: Config, path: Path, *, as_json: bool) -> None:
         store.writing_files(LOCK_SECONDS),
         console.stopping_politely() as should_stop,
     ):
-        comparing.settle(store)
         found: list[Difference] = []
-        for one in comparing.compare_files(store, config.tags, should_stop):
+        for one in comparing.compare_if_due(store, config.tags, should_stop):
             counts[one.kind] += 1
             if one.kind not in ("written", "taken back", "edited"):
                 found.append(one)

@@ -60,7 +60,7 @@ def undo(
         store.writing_files(LOCK_SECONDS),
         console.stopping_politely() as should_stop,
     ):
-        repair_files(store)
+        repair_files(store, config.tags)
         if run is None and path is None and since is None:
             run = undoing.last_run(store)
             if run is None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from reclass_plex import changes, console, placing
-from reclass_plex.config import Config, load_config
+from reclass_plex import changes, comparing, console, placing
+from reclass_plex.config import Config, TagOptions, load_config
 from reclass_plex.errors import ConfigError, printable
 from reclass_plex.placements import Placements
 from reclass_plex.store import Store
@@ -46,8 +46,10 @@ def full_path(path: Path) -> Path:
         raise ConfigError(f"{printable(path)}: where this is cannot be told: {error}") from error
 
 
-def repair_files(store: Store) -> None:
-    """Settle what a killed process left behind, and say so."""
+def repair_files(store: Store, options: TagOptions) -> None:
+    """Settle what a killed process left behind, a restore too, and say so."""
+    for one in comparing.compare_if_due(store, options):
+        console.say(f"{printable(one.path)}: {one.text}", to=console.err)
     for line in (*changes.repair(store), *placing.repair(Placements(store))):
         console.say(line, to=console.err)
 

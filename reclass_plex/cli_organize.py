@@ -116,7 +116,7 @@ def organize(
         store.writing_files(LOCK_SECONDS),
         console.stopping_politely() as should_stop,
     ):
-        repair_files(store)
+        repair_files(store, config.tags)
         book = Placements(store)
         _check_space(place, files, book)
         run_id = None if dry_run else store.start_run("organize")

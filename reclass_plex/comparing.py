@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Literal
 
 from reclass_plex import changes, placing
-from reclass_plex.audio import audio_digest
 from reclass_plex.config import TagOptions
 from reclass_plex.errors import FileError
 from reclass_plex.files import hash_file, open_regular
 from reclass_plex.placements import Placements
 from reclass_plex.store import JournalEntry, KnownTrack, Store
-from reclass_plex.tags import read_tags
 
+RUN = "restore"  # command of the run that stands for a restore in the history
 Kind = Literal["written", "taken back", "edited", "unknown", "other", "unreadable"]
 
 
@@ -40,8 +39,25 @@ class Difference:
     text: str
 
 
-def settle(store: Store) -> None:
-    """Settle what had been begun when the backup was made. Needs `Store.writing_files`."""
+def compare_if_due(
+    store: Store, options: TagOptions, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[Difference]:
+    """Settle and compare if the store was restored and nobody did so to the end yet.
+
+    Needs `Store.writing_files`. Killed or stopped, the next one begins anew.
+    """
+    due = store.unfinished_runs(RUN)
+    if not due:
+        return
+    _settle(store)
+    yield from _compare_files(store, options, should_stop)
+    if not should_stop():
+        for run in due:
+            store.finish_run(run)
+
+
+def _settle(store: Store) -> None:
+    """Settle what had been begun when the backup was made."""
     for _ in changes.repair(store):
         pass
     # `placing.repair` would go on with moves; these are long over, one way or the other.
@@ -50,13 +66,10 @@ def settle(store: Store) -> None:
         placements.settle("done" if placing.holds(one.target, one.hash) else "abandoned", one.id)
 
 
-def compare_files(
-    store: Store, options: TagOptions, should_stop: Callable[[], bool] = lambda: False
+def _compare_files(
+    store: Store, options: TagOptions, should_stop: Callable[[], bool]
 ) -> Iterator[Difference]:
-    """Bring the journal in line with the files, and yield each file that differs.
-
-    Needs `Store.writing_files`; files are read only. May be stopped at any time.
-    """
+    """Bring the journal in line with the files, and yield each file that differs."""
     journaled = store.standing_writes()
     for track in store.iter_known():
         if should_stop():
@@ -85,6 +98,9 @@ def compare_files(
 def _compare(
     store: Store, track: KnownTrack, status: os.stat_result, options: TagOptions
 ) -> Difference:
+    from reclass_plex.audio import audio_digest
+    from reclass_plex.tags import read_tags
+
     path, stamp = track.path, (status.st_size, status.st_mtime_ns)
     entries = [one for one in store.changes(track_ids=[track.id]) if one.track_id == track.id]
     with open_regular(path) as file:

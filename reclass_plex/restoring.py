@@ -23,6 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from reclass_plex.backups import Backup, Contents, explaining, list_backups, look_into
+from reclass_plex.comparing import RUN
 from reclass_plex.errors import ConfigError, StoreBusy, StoreError, StoreNewer, printable
 from reclass_plex.files import SPACE_MARGIN, open_lock, sync_folder
 from reclass_plex.schema import SCHEMA_VERSION, known_revisions
@@ -34,7 +35,6 @@ from reclass_plex.store_guard import (
 )
 from reclass_plex.taking_over import TakenOver, take_over
 
-RUN = "restore"  # command of the run that stands for it in the history
 _PARTS = ("", "-wal", "-shm", "-journal")  # files of a database
 _TIME = "%Y%m%dT%H%M%SZ"
 
@@ -120,6 +120,8 @@ def restore(path: Path, backup: Backup, *, now: float | None = None) -> Restored
             Store.open(new, keep_former=False).close()
             there = any(path.with_name(path.name + part).exists() for part in _PARTS[:2])
             taken = take_over(new, path, page_size=_page_size(new)) if path.exists() else None
+            with Store.open(new, keep_former=False) as store:
+                store.start_run(RUN)  # it ends when the files were compared, whoever does that
             if faults := find_faults(new, thorough=True):
                 raise StoreError(f"{printable(new)}: is not whole: {'; '.join(faults)[:200]}")
             _make_plain(new, path.parent)

@@ -475,6 +475,12 @@ class Store:
                 .values(finished=time.time() if now is None else now)
             )
 
+    def unfinished_runs(self, command: str) -> list[int]:
+        """Return the runs of a command that did not end."""
+        query = sa.select(runs.c.id).where(runs.c.command == command, runs.c.finished.is_(None))
+        with self.transaction(write=False) as connection:
+            return list(connection.execute(query).scalars())
+
     def dead_tokens(self) -> set[str]:
         """Return the tokens of the other processes that ever changed files with this store.
 

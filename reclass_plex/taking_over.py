@@ -45,7 +45,7 @@ from reclass_plex.wal import log_path, read_log
 
 Row = dict[str, Any]
 
-STAND_IN = "restore"  # command of a run that stands in for one that could not be read
+STAND_IN = "unreadable"  # command of a run that stands in for one that could not be read
 _SALVAGED = (
     *(runs, tracks, journal, decisions, placements, plex_edits, plex_wanted),
     *(verdicts, embeddings),

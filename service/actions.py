@@ -16,6 +16,7 @@ from typing import Literal
 
 from reclass_plex import decisions, undoing
 from reclass_plex.changes import repair
+from reclass_plex.comparing import compare_if_due
 from reclass_plex.config import Config
 from reclass_plex.decided import Decisions
 from reclass_plex.ensemble import Ensemble
@@ -173,6 +174,9 @@ class Actions:
         def work(progress: Progress) -> dict[str, object]:
             counts: Counter[str] = Counter()
             with self._store.writing_files(LOCK_SECONDS, progress.should_stop):
+                tags = self._config().tags
+                for file in compare_if_due(self._store, tags, progress.should_stop):
+                    log.warning("%s: %s", printable(file.path), file.text)
                 for line in (*repair(self._store), *settle(Placements(self._store))):
                     log.warning("%s", line)
                 plan = self._plan(wanted)

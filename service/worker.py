@@ -18,6 +18,7 @@ from typing import Literal
 
 from reclass_plex import pipeline
 from reclass_plex.changes import remove_leftovers, repair
+from reclass_plex.comparing import compare_if_due
 from reclass_plex.config import Config
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileError, Hardlinked, RetryLater, StoreBusy, printable
@@ -202,6 +203,8 @@ class Worker:
     def _repair(self) -> None:
         """Settle what a killed process left behind. Raises StoreBusy while a command runs."""
         with self._store.writing_files(LOCK_SECONDS, self._should_stop):
+            for one in compare_if_due(self._store, self._config.tags, self._should_stop):
+                log.warning("%s: %s", printable(one.path), one.text)
             for line in repair(self._store):
                 log.warning("%s", line)
         self._repaired = True
