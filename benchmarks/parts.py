@@ -56,6 +56,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+LOOK_SECONDS = 0.05
+
 
 @dataclass
 class Took:
@@ -117,8 +119,37 @@ def install(clocks: Clocks) -> None:
             setattr(holder, last, clocks.wrap(part, getattr(holder, last)))
 
 
+class Wanted(threading.Thread):
+    """How long threads of this process ran or waited for a core, in all: what it could use.
+
+    Read from /proc, as a thread leaves nothing there when it ends. On a machine that others use,
+    too, this tells waiting for a core from waiting for something else.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Look again and again."""
+        while True:
+            self.look()
+            time.sleep(LOOK_SECONDS)
+
+    def look(self) -> float:
+        """Return the seconds until now."""
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(OSError):
+                ran, waited, _ = (task / "schedstat").read_text().split()
+                self._seconds[task.name] = (int(ran) + int(waited)) / 1e9
+        return sum(self._seconds.values())
+
+
 def main() -> None:
     """Run the command that the arguments say."""
+    began = time.perf_counter()
+    wanted = Wanted()
+    wanted.start()
     out, *arguments = sys.argv[1:]
     from reclass_plex import cli
 
@@ -133,6 +164,8 @@ def main() -> None:
     result = {
         "parts": {part: asdict(clocks.took[part]) for part in PARTS},
         "start": started,  # imports, which the command itself does later and in part
+        "seconds": time.perf_counter() - began,
+        "wanted": wanted.look(),
         "cpu": usage.ru_utime + usage.ru_stime,
         "children": children.ru_utime + children.ru_stime,
         "peak": usage.ru_maxrss * 1024,

@@ -84,6 +84,12 @@ class HeardTracks:
         with self._store.transaction(write=False) as connection:
             return int(connection.execute(query).scalar_one())
 
+    def count_after(self, mark: int) -> int:
+        """Return how many vectors there are with higher ids than this one."""
+        query = sa.select(sa.func.count()).where(self._mine, embeddings.c.id > mark)
+        with self._store.transaction(write=False) as connection:
+            return int(connection.execute(query).scalar_one())
+
     def read(self, after: int, until: int, size: int) -> Iterator[tuple[Ids, Halves]]:
         """Yield ids and unit vectors in batches of at most `size`, in order.
 

@@ -36,6 +36,7 @@ from reclass_plex.vector_index import (
     VectorIndex,
     file_stamp,
     open_index,
+    read_card,
     write_index,
 )
 
@@ -115,6 +116,7 @@ class SimilarMusic:
         self._path = index_path(store)
         self._lock = threading.Lock()
         self._looked: tuple[int, ...] | None = None  # the file that was looked at last
+        self._card: tuple[IndexCard, tuple[int, ...]] | None = None  # of the file with this stamp
         self._known = _nothing()
 
     @classmethod
@@ -222,10 +224,24 @@ class SimilarMusic:
         return Updated(card.count, card.count - have, time.perf_counter() - began)
 
     def needs_update(self) -> bool:
-        """Tell whether `update` would do something: cheap enough to ask every minute."""
-        known = self._refresh()
-        have = known.base.card.count if known.base is not None else 0
-        return len(known.ids) > max(FEW, FRESH_SHARE * have)
+        """Tell whether `update` would do something, but for vectors that are dead.
+
+        Cheap enough to ask every minute: no vector is read, however many are new, and a file is
+        checked once.
+        """
+        stamp = file_stamp(self._path)
+        with self._lock:
+            if self._card is None or self._card[1] != stamp:
+                self._card = read_card(self._path, ENCODER, DIMS)
+            card = None if self._card is None else self._card[0]
+        if card is not None and self._is_of_another(card, self._heard.newest()):
+            card = None
+        have, mark = (0, 0) if card is None else (card.count, card.mark)
+        return self._heard.count_after(mark) > max(FEW, FRESH_SHARE * have)
+
+    def _is_of_another(self, card: IndexCard, newest: int) -> bool:
+        """Tell whether an index is of another store than this, or of one that was newer."""
+        return card.mark > newest or self._heard.contradicts(card.samples)
 
     def _query(
         self, track: str | Path | npt.NDArray[np.float32]
@@ -302,9 +318,7 @@ class SimilarMusic:
             if stamp != self._looked:
                 self._looked = stamp
                 base = open_index(self._path, ENCODER, DIMS)
-                if base is not None and (
-                    base.card.mark > newest or self._heard.contradicts(base.card.samples)
-                ):
+                if base is not None and self._is_of_another(base.card, newest):
                     base = None
                 known = _rebased(known, base)
             if newest > known.read_to:

@@ -86,8 +86,11 @@ class VectorIndex:
         return found.keys.astype(np.int64).reshape(shape), near
 
 
-def open_index(path: Path, encoder: str, dims: int) -> VectorIndex | None:
-    """Open a file; None if there is none, or none that is whole and of this encoder."""
+def read_card(path: Path, encoder: str, dims: int) -> tuple[IndexCard, tuple[int, ...]] | None:
+    """Return what a file holds, and its stamp; None if it is not whole, or of another encoder.
+
+    All of it is read, and none of it kept.
+    """
     try:
         with path.open("rb") as file:
             stamp = _stamp(os.fstat(file.fileno()))
@@ -97,6 +100,15 @@ def open_index(path: Path, encoder: str, dims: int) -> VectorIndex | None:
         return None
     if card is None or (card.encoder, card.dims) != (encoder, dims):
         return None
+    return card, stamp
+
+
+def open_index(path: Path, encoder: str, dims: int) -> VectorIndex | None:
+    """Open a file; None if there is none, or none that is whole and of this encoder."""
+    found = read_card(path, encoder, dims)
+    if found is None:
+        return None
+    card, stamp = found
     index = _new_index(dims)
     try:
         index.view(os.fspath(path))

@@ -1,8 +1,9 @@
-"""What the daemon does by the clock: compare folders with the store, ask Plex, care for the store.
+"""What the daemon does by the clock: compare folders with the store, ask Plex, care for the store,
+and look whether the index of similar music lacks too much.
 
 Intervals are reckoned from one start to the next. What is running when its time comes again is
 not run twice, what was missed (a machine that slept) is made up for once, and what failed is tried
-again soon. No state is kept: the first two also run when the daemon starts.
+again soon. No state is kept: all but the care for the store also run when the daemon starts.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from reclass_plex.hours import next_time
 
 log = logging.getLogger(__name__)
 
-Name = Literal["reconcile", "plex", "maintenance"]
+Name = Literal["reconcile", "plex", "maintenance", "similar"]
 Task = Callable[[threading.Event], object]  # the event says that it shall end soon
 
 RETRY_SECONDS = 600.0  # after a failure, if that is earlier than the next time
 CATCH_UP_SECONDS = 600.0  # after the start, when the last nights' maintenance was missed
+SIMILAR_SECONDS = 600.0  # between looks whether the index of similar music lacks too much
 CLOCK_SECONDS = 30.0  # between looks whether the clock was set
 STOP_SECONDS = 3.0
 
@@ -167,6 +169,8 @@ def _next_run(name: Name, options: ScheduleOptions, now: float) -> float:
         return now + options.reconcile_hours * 3600
     if name == "plex":
         return now + options.plex_minutes * 60
+    if name == "similar":
+        return now + SIMILAR_SECONDS
     return next_time(now, options.maintenance)
 
 

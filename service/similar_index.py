@@ -1,7 +1,8 @@
-"""The index of similar music, kept up to date at night in a process of its own.
+"""The index of similar music, kept up to date in a process of its own.
 
-Its memory (60 MB for 100,000 tracks, and what numpy and usearch take) is given back with the
-process. Until it has run, new tracks are compared one by one, so that nothing is missing.
+At night, and as soon as too much is missing from it (see `similarity.FRESH_SHARE`), as in a large
+import. Its memory (60 MB for 100,000 tracks, and what numpy and usearch take) is given back with
+the process. Until it has run, new tracks are compared one by one, so that nothing is missing.
 """
 
 from __future__ import annotations

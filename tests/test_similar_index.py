@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from daemon_tools import Site, running, wait_until
 from similar_store import clustered, digest_of, fill
 
 from reclass_plex.similarity import FEW, SimilarMusic, Wish, index_path
@@ -28,6 +30,30 @@ def test_the_index_is_made_beside_the_daemon(tmp_path: Path) -> None:
         made = index_path(store).stat().st_mtime_ns
         assert update_index(store.path)  # nothing new: nothing is written
         assert index_path(store).stat().st_mtime_ns == made
+
+
+def test_a_large_import_does_not_wait_for_the_night(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.configure()
+    with Store.open(site.store) as store:
+        fill(store, clustered(FEW + 100)[1])
+        music = SimilarMusic.open(store)
+        assert music.needs_update()
+        with running(site):
+            wait_until(lambda: index_path(store).exists(), "the index is made")
+        assert not music.needs_update()
+
+
+def test_looking_whether_much_is_new_reads_no_vector(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store.sqlite") as store:
+        fill(store, clustered(FEW + 100)[1])
+        asked: list[str] = []
+        sa.event.listen(
+            store._engine, "before_cursor_execute", lambda *given: asked.append(given[2])
+        )
+        assert SimilarMusic.open(store).needs_update()
+        assert asked
+        assert not any("embeddings.vector" in statement for statement in asked)
 
 
 def test_a_store_that_is_none_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
