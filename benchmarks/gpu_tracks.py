@@ -26,11 +26,11 @@ from encoders import Model, best_of_turns, count_gflop, product, short_name
 
 from reclass_plex.audio import resample
 from reclass_plex.audio_gpu import resample_to
+from reclass_plex.decoders import Decoders
 from reclass_plex.encoders.batching import MOST_WINDOWS, Batched, Batcher, to_device
 from reclass_plex.features import extract_fma_features
 from reclass_plex.memory import budget_bytes, share_memory
 from reclass_plex.records import Excerpt
-from service.decoders import Decoders
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from audio_files import make_audio

@@ -52,6 +52,7 @@ from reclass_plex.cli_options import (
     repair_files,
 )
 from reclass_plex.config import Config
+from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, FileError, ReclassError, printable
 from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files
@@ -123,9 +124,13 @@ def classify(
     found = _find(paths, leftovers=[])
     ensemble = _open_ensemble(config)
     failed = 0
-    with console.stopping_politely() as should_stop:
+    workers = jobs or pipeline.count_cores()
+    with (
+        console.stopping_politely() as should_stop,
+        Decoders(workers, Limits.of(config.worker)) as decoders,
+    ):
         results = pipeline.classify_files(
-            found, ensemble, workers=jobs or pipeline.count_cores(), should_stop=should_stop
+            found, ensemble, workers=workers, decode=decoders.decode, should_stop=should_stop
         )
         for result in console.follow(results, len(found), "listening"):
             failed += result.error is not None
@@ -188,10 +193,12 @@ def tag(
     count = sum(isinstance(item, FoundFile) for item in found)
     if not dry_run:
         confirm(f"Tag {count} files ({config.policy.mode} mode)?", yes)
+    workers = jobs or pipeline.count_cores()
     with (
         Store.open(config.store.resolve()) as store,
         store.writing_files(LOCK_SECONDS),
         console.stopping_politely() as should_stop,
+        Decoders(workers, Limits.of(config.worker)) as decoders,
     ):
         repair_files(store, config.tags)
         changes.remove_leftovers(store, leftovers)
@@ -202,7 +209,9 @@ def tag(
             ensemble=_open_ensemble(config),
             config=config,
             run_id=run_id,
-            workers=jobs or pipeline.count_cores(),
+            workers=workers,
+            examine=decoders.examine,
+            decode=decoders.decode,
             should_stop=should_stop,
         )
         counts = {"written": 0, "kept": 0, "failed": 0}

@@ -23,6 +23,7 @@ from reclass_plex.cli_options import (
     full_path,
     repair_files,
 )
+from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.errors import ConfigError, FileError, Unreadable, printable
 from reclass_plex.files import (
     AUDIO_SUFFIXES,
@@ -115,6 +116,7 @@ def organize(
         Store.open(config.store.resolve()) as store,
         store.writing_files(LOCK_SECONDS),
         console.stopping_politely() as should_stop,
+        Decoders(pipeline.count_cores(), Limits.of(config.worker)) as decoders,
     ):
         repair_files(store, config.tags)
         book = Placements(store)
@@ -126,6 +128,8 @@ def organize(
             ensemble=ensemble,
             config=config,
             workers=pipeline.count_cores(),
+            examine=decoders.examine,
+            decode=decoders.decode,
             should_stop=should_stop,
         )
         folders = sorting.sort_folders(

@@ -184,6 +184,8 @@ class WorkerOptions(Options):
     cpu_fallback: bool = True
     memory_gib: float | None = Field(default=None, gt=0)  # None: what is free, less a reserve
     decoders: int | None = Field(default=None, ge=1, le=64)  # None: one a core, at most 4
+    file_seconds: float = Field(default=120, ge=1)
+    file_memory_gib: float = Field(default=1, ge=0.25)
     idle_minutes: float = Field(default=10, ge=0.01)
     share: float = Field(default=1, ge=0.01, le=1)
     quiet_hours: tuple[Annotated[str, StringConstraints(pattern=_SPAN)], ...] = ()

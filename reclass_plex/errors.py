@@ -184,6 +184,12 @@ class NotAudio(FileError):
     kind = "not-audio"
 
 
+class Harmful(NotAudio):
+    """Reading it crashed, or took more time or memory than one file may: damaged, or made so."""
+
+    kind = "harmful"
+
+
 class TagsUnsupported(FileError):
     """The format can hold no genre, or its tags cannot be edited safely."""
 

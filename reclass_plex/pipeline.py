@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from reclass_plex.config import Config, TagOptions
 from reclass_plex.decided import Decision, Decisions
+from reclass_plex.decoding import decode_file, examine_file
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileError, NotAudio, RetryLater, TagsUnsupported
 from reclass_plex.files import FoundFile
@@ -102,20 +103,16 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
+Examine = Callable[[Path, TagOptions], "tuple[FileTags, str]"]  # to what it says, and its digest
 Decode = Callable[[Path, Excerpt], Waveform]
 
 
-def _decode_here(path: Path, excerpt: Excerpt) -> Waveform:
-    from reclass_plex.audio import decode_excerpt
-
-    return decode_excerpt(path, excerpt)
-
-
 def classify_file(
-    path: Path, ensemble: Ensemble, decode: Decode = _decode_here
+    path: Path, ensemble: Ensemble, decode: Decode = decode_file
 ) -> tuple[Verdict, tuple[Embedding, ...]]:
     """Decode what the ensemble asks for, and let it vote. Needs no store and changes nothing.
 
+    `decode`: by default in this process; `Decoders.decode` does it in another one, within limits.
     Raises FileError when the file is not decodable audio.
     """
     return ensemble.classify(decode(path, ensemble.excerpt))
@@ -126,6 +123,7 @@ def classify_files(
     ensemble: Ensemble,
     *,
     workers: int,
+    decode: Decode = decode_file,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TrackResult]:
     """Yield the verdict, or the error, of every file in order. Nothing is written anywhere."""
@@ -134,7 +132,7 @@ def classify_files(
         if isinstance(item, FileError):
             return TrackResult(item.path, error=item)
         try:
-            return TrackResult(item.path, classify_file(item.path, ensemble)[0])
+            return TrackResult(item.path, classify_file(item.path, ensemble, decode)[0])
         except FileError as error:
             return TrackResult(item.path, error=error)
 
@@ -166,6 +164,8 @@ def tag_files(
     config: Config,
     run_id: int | None,
     workers: int,
+    examine: Examine = examine_file,
+    decode: Decode = decode_file,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TrackResult]:
     """Decide and write the genre of every file; yield what became of each, albums together.
@@ -181,6 +181,8 @@ def tag_files(
         ensemble=ensemble,
         config=config,
         workers=workers,
+        examine=examine,
+        decode=decode,
         should_stop=should_stop,
     ):
         yield from write_album(
@@ -202,7 +204,8 @@ def analyse_albums(
     config: Config,
     workers: int,
     should_stop: Callable[[], bool] = lambda: False,
-    decode: Decode = _decode_here,
+    examine: Examine = examine_file,
+    decode: Decode = decode_file,
 ) -> Iterator[list[Analysed]]:
     """Listen to every file that the store does not know; yield what is known of those together
     whose tracks may share an album, in order.
@@ -213,7 +216,7 @@ def analyse_albums(
     models = ensemble.fingerprint
 
     def analyse(item: FoundFile) -> Analysed:
-        return _analyse(item, store, ensemble, config.tags, decode)
+        return _analyse(item, store, ensemble, config.tags, examine, decode)
 
     analysed = _map_ahead(analyse, _with_known(found, store, models), workers, should_stop)
     for _, folder in groupby(analysed, key=lambda item: album_folder(item.path)):
@@ -288,15 +291,13 @@ def _analyse(
     store: Store,
     ensemble: Ensemble,
     options: TagOptions,
+    examine: Examine,
     decode: Decode,
 ) -> Analysed:
     """Read one file, take its verdict from the store or the ensemble, and record both."""
-    from reclass_plex import audio, tags
-
     path, models = item.path, ensemble.fingerprint
     try:
-        file_tags = tags.read_tags(path, options)
-        digest = audio.audio_digest(path)
+        file_tags, digest = examine(path, options)
         verdict = store.find_verdict(digest, models)
         if verdict is None:
             verdict, embeddings = classify_file(path, ensemble, decode)

@@ -1,7 +1,4 @@
-"""`reclass-plexd`: reads the configuration, sets up the log and the signals, and runs the daemon.
-
-Imports wait until they are needed: the worker's decoders pass through here, too.
-"""
+"""`reclass-plexd`: reads the configuration, sets up log and signals, and runs the daemon."""
 
 from __future__ import annotations
 

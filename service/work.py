@@ -27,9 +27,9 @@ from pydantic import BaseModel
 
 from reclass_plex import pipeline
 from reclass_plex.config import Config
+from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.errors import ConfigError, DeviceError, ModelError, ReclassError, StoreBusy
 from reclass_plex.store import Store
-from service.decoders import Decoders
 from service.logs import set_up_log
 from service.worker import Worker
 
@@ -127,7 +127,7 @@ def _work(order: Order, signals: _Signals) -> int:
     with contextlib.suppress(BrokenPipeError):  # the daemon was killed; `signals` sees that too
         os.write(1, report.model_dump_json().encode() + b"\n")
     os.dup2(2, 1)  # what others may print there is read by nobody
-    decoders = Decoders(options.decoders or min(4, pipeline.count_cores()))
+    decoders = Decoders(options.decoders or min(4, pipeline.count_cores()), Limits.of(options))
     with Store.open(order.store) as store:
         worker = Worker(
             store,
@@ -135,6 +135,7 @@ def _work(order: Order, signals: _Signals) -> int:
             ensemble,
             threads=pipeline.count_cores(),
             decode=decoders.decode,
+            examine=decoders.examine,
             wanted=Wanted(store) if order.config.plex.url else None,
             should_stop=signals.should_stop,
             sleep=signals.rest,

@@ -20,11 +20,12 @@ from reclass_plex import pipeline
 from reclass_plex.changes import remove_leftovers, repair
 from reclass_plex.comparing import compare_if_due
 from reclass_plex.config import Config
+from reclass_plex.decoding import examine_file
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileError, Hardlinked, RetryLater, StoreBusy, printable
 from reclass_plex.files import FoundFile, find_leftovers, process_token
 from reclass_plex.jobs import Job, Jobs
-from reclass_plex.pipeline import Analysed, Decode, TrackResult
+from reclass_plex.pipeline import Analysed, Decode, Examine, TrackResult
 from reclass_plex.store import KnownTrack, Store
 from reclass_plex.sync import Wanted, WantedGenres
 
@@ -49,6 +50,7 @@ class Worker:
         *,
         threads: int,
         decode: Decode,
+        examine: Examine = examine_file,
         wanted: Wanted | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], object] = time.sleep,
@@ -59,6 +61,7 @@ class Worker:
         self._ensemble = ensemble
         self._threads = threads
         self._decode = decode
+        self._examine = examine
         self._wanted = wanted
         self._should_stop = should_stop
         self._sleep = sleep
@@ -92,6 +95,7 @@ class Worker:
                     config=self._config,
                     workers=self._threads,
                     should_stop=self._should_stop,
+                    examine=self._examine,
                     decode=self._decode,
                 )
                 for album in albums:

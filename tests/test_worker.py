@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from reclass_plex import pipeline
 from reclass_plex.audio import decode_excerpt
 from reclass_plex.config import Config
+from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import DeviceError
 from reclass_plex.jobs import Jobs
@@ -20,7 +22,6 @@ from reclass_plex.records import Excerpt, Waveform
 from reclass_plex.store import Store
 from reclass_plex.sync import Wanted
 from reclass_plex.tags import read_tags
-from service.decoders import Decoders
 from service.worker import Worker
 
 DEMO = Path(__file__).parent.parent / "demo"
@@ -220,22 +221,40 @@ def test_half_of_the_time_is_rested_where_half_is_asked_for(store: Store, music:
 
 def test_a_decoder_that_dies_takes_only_its_own_track_along(music: Path) -> None:
     """Kill the processes while they decode: the tracks are heard all the same."""
-    import multiprocessing
-
     tracks = [Path(shutil.copy(SURE, music / f"{number}.ogg")) for number in range(2)]
     decoders = Decoders(2)
     try:
         assert len(decoders.decode(tracks[0], Excerpt(30)).samples)
-        for process in multiprocessing.active_children():
+        for process in psutil.Process().children():
             process.kill()
         assert len(decoders.decode(tracks[1], Excerpt(30)).samples)
     finally:
         decoders.close()
-    assert multiprocessing.active_children() == []
+    assert psutil.Process().children() == []
+
+
+def test_a_poisonous_file_fails_by_its_name_and_its_album_is_done(
+    store: Store, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Path(__file__).parent / "hostile_site"  # these names make their reader fall
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(site.parent.parent)]))
+    names = ("a", "circle", "crash", "greedy", "z")
+    tracks = {name: Path(shutil.copy(SURE, music / f"{name}.ogg")) for name in names}
+    jobs = put(store, *tracks.values())
+    with Decoders(1, Limits(seconds=1.0, memory=512 << 20)) as decoders:
+        worker = make_worker(store, examine=decoders.examine, decode=decoders.decode)
+        assert worker.step(time.time())
+        assert not worker.step(time.time())  # nothing is tried for ever
+    found = {name: jobs.find(path) for name, path in tracks.items()}
+    assert {name: job and job.state for name, job in found.items()} == {
+        **{"a": "done", "circle": "failed", "crash": "failed", "greedy": "failed", "z": "done"}
+    }
+    assert "SIGSEGV" in str(found["crash"])
+    assert "was not read within 1 s" in str(found["circle"])
+    assert "of memory" in str(found["greedy"])
 
 
 def test_decoders_outlive_the_threads_that_ask_them(music: Path) -> None:
-    import multiprocessing
     import threading
 
     decoders = Decoders(1)
@@ -247,7 +266,7 @@ def test_decoders_outlive_the_threads_that_ask_them(music: Path) -> None:
             thread.start()
             thread.join()
             time.sleep(0.2)
-            seen.append([process.pid for process in multiprocessing.active_children()])
+            seen.append([process.pid for process in psutil.Process().children()])
     finally:
         decoders.close()
     assert seen[0] == seen[1] != []
