@@ -223,9 +223,8 @@ class People:
             world.note(f"API {what}", f"{path.name}: {'no answer' if answer is None else 'taken'}")
 
     def acts(self) -> dict[Callable[[], None], float]:
-        """Return what they do, and how often."""
+        """Return what they do besides bringing music, and how often."""
         return {
-            self.arrive: 5,
             self.edit: 3,
             self.remove: 0.3,
             self.edit_in_plex: 1,

@@ -15,7 +15,7 @@ from faults.injuries import Condition, Killer, conditions, two_daemons
 from faults.people import People
 from faults.world import World
 
-LONGEST = 5.0  # seconds that a condition holds
+IN_LINE = 40  # files that wait: then no more come
 CALM_CONDITIONS = 10  # after which all is healed and judged
 
 
@@ -23,13 +23,15 @@ CALM_CONDITIONS = 10  # after which all is healed and judged
 class Plan:
     """How much: the session ends when all of it was done. `calm_every` counts kills.
 
-    `conditions` bounds how many kinds of them come at least once (None: all).
+    `conditions` bounds how many kinds of them come at least once (None: all), `longest` how many
+    seconds each holds.
     """
 
     kills: int
     conditions: int | None = None
+    longest: float = 5.0
     corruptions: int = 0
-    calm_every: int = 60
+    calm_every: int = 100
     most_tracks: int = 150
     first_albums: int = 3
 
@@ -108,7 +110,6 @@ class Session:
             self._world.start()
             self._begin(one)
             while self._active:
-                self._people.arrive(self._world.random.randint(1, 3))
                 self._act()
                 self._end_due()
             if number % CALM_CONDITIONS == 0:
@@ -122,7 +123,8 @@ class Session:
             world.start()
             if not self._active and choose.random() < 0.1 and self._plan.conditions is None:
                 self._begin(choose.choice(self._pool))
-            self._act()
+            if choose.random() < 0.4:
+                self._act()
             # Where something else is wrong the daemon mostly lives, so that it meets that.
             if not self._active or choose.random() < 0.3:
                 _choose(choose, self._deaths)()
@@ -151,6 +153,9 @@ class Session:
         )
 
     def _act(self) -> None:
+        """Let somebody do something; no more music comes than can be worked on."""
+        if self._world.counts()[1] < IN_LINE and self._world.random.random() < 0.5:
+            self._people.arrive()
         _choose(self._world.random, self._acts)()
         self._world.scan()
         time.sleep(self._world.random.uniform(0, 0.2))
@@ -169,7 +174,7 @@ class Session:
         if one.begin() is False:
             self._world.say(f"condition {one.name}: could not be brought about")
             return
-        until = now + self._world.random.uniform(1.0, LONGEST)
+        until = now + self._world.random.uniform(0.2, 1.0) * self._plan.longest
         self._active.append(_Active(one, until, shim.hits if shim else 0))
         self._world.note(f"condition {one.name}")
 
@@ -179,7 +184,11 @@ class Session:
         shim = self._world.shim
         for one in list(self._active):
             failed = shim.hits - one.hits if shim else 0
-            patient = one.what.name.startswith("EIO") and not failed and now < one.until + LONGEST
+            patient = (
+                one.what.name.startswith("EIO")
+                and not failed
+                and now < one.until + self._plan.longest
+            )
             if now >= one.until and not patient:
                 one.what.end()
                 self._active.remove(one)

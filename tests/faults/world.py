@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import json
 import random
-import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,11 +15,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import psutil
-from daemon_tools import TOKEN, Daemon, Site, is_alive
+from daemon_tools import TOKEN, Daemon, Site
 from plex_server import PlexStandIn
 
 from faults.checker import Checker, Violation
+from faults.commands import Commands
 from faults.disks import Disks
 from faults.ledger import Ledger, PlexRecord
 from faults.music import Maker
@@ -66,7 +63,7 @@ class World:
         self.gone: list[Daemon] = []
         self.restarts = True  # whether a calm moment begins with a new daemon
         self.configure()
-        self.commands = Commands(root)
+        self.commands = Commands(self.site.config)
 
     def configure(self) -> None:
         self.site.configure(
@@ -220,7 +217,7 @@ class World:
                 rested += 1
                 if rested >= 4:
                     return True
-            time.sleep(0.4)
+            time.sleep(0.25)
         return False
 
     def counts(self) -> tuple[int, int, int]:
@@ -286,51 +283,3 @@ class World:
             for one in (*self.gone, *([self.daemon] if self.daemon else [])):
                 stack.callback(one.end)
             stack.callback(self.commands.close)
-
-
-class Commands:
-    """Real commands in forks of one process that has imported all (`faults.cli_child`)."""
-
-    def __init__(self, root: Path) -> None:
-        import os
-
-        self._config = root / "config.yaml"
-        self.log = root / "commands.log"
-        script = Path(__file__).with_name("cli_child.py")
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("RECLASS_PLEX")}
-        self._process = subprocess.Popen(
-            [sys.executable, str(script), str(self.log)],
-            env=clean | {"RECLASS_PLEX_TOKEN": TOKEN},
-            cwd=root,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.seconds: dict[str, float] = {}  # how long each command takes
-
-    def run(self, *arguments: str, kill_after: float | None = None) -> int:
-        """Run a command; return its exit status, or minus the signal that ended it."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        line = json.dumps([*arguments, "--config", str(self._config)])
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        began = time.monotonic()
-        pid = int(self._process.stdout.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            # Its parent reaps it: where it has ended already, its number is that of nobody yet.
-            child = psutil.Process(pid) if psutil.pid_exists(pid) else None
-            if child is not None and is_alive(child):
-                child.send_signal(signal.SIGKILL)
-        status = int(self._process.stdout.readline())
-        if kill_after is None or status == 0:
-            self.seconds[arguments[0]] = time.monotonic() - began
-        return -(status & 0x7F) if status & 0x7F else status >> 8
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-        self._process.stdout.close()
