@@ -20,6 +20,7 @@ taken back.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -60,6 +61,7 @@ from reclass_plex.files import (
     check_writable,
     copy_range,
     hash_file,
+    naming_errors,
     open_regular,
     resolve_links,
     write_all,
@@ -488,14 +490,44 @@ class _Opinion:
         return self.info == other.info and abs(self.length - other.length) < _LENGTH_TOLERANCE
 
 
+class _Disk(io.FileIO):
+    """A file that remembers what went wrong with its disk: mutagen passes over it now and then."""
+
+    failed: OSError | None = None
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - what takes bytes has no type
+        """Read, and remember the error."""
+        try:
+            return os.readv(self.fileno(), [buffer])
+        except OSError as error:
+            self.failed = error
+            raise
+
+
 def _second_opinion(name: Path, path: Path, format_name: str, fields: Collection[str]) -> _Opinion:
     """Return what mutagen reads in `path`. Errors speak of `name`."""
+    with (
+        naming_errors(name, writing=False),
+        _Disk(os.fspath(path)) as disk,
+        io.BufferedReader(disk) as opened,
+    ):
+        try:
+            return _ask_mutagen(name, opened, format_name, fields)
+        finally:
+            if disk.failed is not None:  # whatever was made of it
+                raise disk.failed
+
+
+def _ask_mutagen(
+    name: Path, opened: BinaryIO, format_name: str, fields: Collection[str]
+) -> _Opinion:
     try:
-        file = mutagen.File(path)
+        file = mutagen.File(opened)
         tags = None if file is None else file.tags
         if format_name == "apev2" and not isinstance(tags, APEv2):
             try:
-                tags = APEv2(path)
+                opened.seek(0)
+                tags = APEv2(opened)
             except APENoHeaderError:
                 tags = None
         names, others = _take_fields(tags, format_name, fields)

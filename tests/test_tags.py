@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -35,6 +36,7 @@ from reclass_plex.errors import (
     NoSpace,
     NotAudio,
     ReadOnly,
+    RetryLater,
     TagsUnsupported,
     Unreadable,
     UnsafeWrite,
@@ -1258,3 +1260,35 @@ def test_undo_heeds_protection_and_links(song: Callable[[str], Path]) -> None:
         undo(written)
     path.chmod(0o644)
     undo(written)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_disk_that_fails_once_does_not_make_tags_unreadable(
+    song: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, format_name: str
+) -> None:
+    """Wherever a read of mutagen's fails: what is found wrong with tags is remembered."""
+    path = song(format_name)
+    before, readv = path.read_bytes(), os.readv
+    failed = 0
+    for fails in range(25):
+        left = fails
+
+        def failing(descriptor: int, buffers: list[Any]) -> int:
+            nonlocal left, failed
+            left -= 1
+            if left == -1:
+                failed += 1
+                raise OSError(errno.EIO, "Input/output error")
+            return readv(descriptor, buffers)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "readv", failing)
+            try:
+                prepared = prepare_write(path, ("Rock",), OPTIONS)
+            except RetryLater as error:
+                assert "input/output error" in error.reason
+            else:
+                assert prepared is not None
+                prepared.abandon()
+        assert path.read_bytes() == before
+    assert failed > 3
