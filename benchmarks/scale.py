@@ -28,9 +28,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scale_library import Library
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from large_library import Library
 
 Figures = dict[str, float]
 

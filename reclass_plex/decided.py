@@ -22,7 +22,7 @@ from reclass_plex.tables import decisions, journal, tracks
 Kind = Literal["accept", "correct"]
 State = Literal["stands", "replaced", "withdrawn"]
 
-_OPEN = sa.literal_column("decisions.open <> '[]'", sa.Boolean)  # as the index has it
+_OPEN = decisions.c.open != sa.literal_column("'[]'")  # as its index has it, or it is not used
 _CHUNK = 500  # values a statement; SQLite's limit was 999 variables before 3.32
 
 

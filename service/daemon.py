@@ -59,7 +59,7 @@ from service.schedule import Schedule
 from service.sd_notify import notify, watchdog_seconds
 from service.similar_index import update_index
 from service.supervisor import Supervisor
-from service.watch import Anchor, FolderWatch
+from service.watch import Anchor, FolderWatch, wait_armed
 from service.web.app import create_app
 from service.web.pages import build_dashboard
 from service.web.server import WebServer
@@ -70,6 +70,8 @@ TICK_SECONDS = 0.1
 MODELS_SECONDS = 2.0  # to wait until models that changed are taken up
 LOOK_SECONDS = 2.0  # between looks into the queue for what other processes put there
 STATUS_SECONDS = 5.0  # between lines of status to systemd
+ARMING_SECONDS = 10.0  # until a folder is watched, before the others are compared without it,
+LATE_SECONDS = 3600.0  # and before it is left for the next time: a million files take a minute
 CLEAN_SECONDS = 60.0  # to wait for who changes files
 SAMPLE = 20  # paths shown of a selection
 
@@ -323,20 +325,27 @@ class Daemon:
         """Compare all folders with the store. One thread at a time: the schedule sees to that."""
         for watch in self._watches:
             self._anchors.setdefault(watch.root, Anchor(watch.root))
-        for watch in self._watches:  # what changes while we look is heard
-            watch.armed.wait(10)
         leftovers: list[Path] = []
-        reconcile(
-            [watch.root for watch in self._watches],
-            self._store,
-            self._jobs,
-            is_healthy=self._is_healthy,
-            settle_seconds=self._config.watch.settle_seconds,
-            should_stop=stopping.is_set,
-            on_gone=self._wanted.forget,
-            on_leftover=leftovers.append,
-        )
-        self._poke()
+        waiting = list(self._watches)
+        # What changes while we look is heard. A large folder takes its time until it is, and a
+        # mount that hangs holds up no other.
+        for patience in (ARMING_SECONDS, LATE_SECONDS):
+            late = wait_armed(waiting, patience, stopping.is_set)
+            if folders := [watch.root for watch in waiting if watch not in late]:
+                reconcile(
+                    folders,
+                    self._store,
+                    self._jobs,
+                    is_healthy=self._is_healthy,
+                    settle_seconds=self._config.watch.settle_seconds,
+                    should_stop=stopping.is_set,
+                    on_gone=self._wanted.forget,
+                    on_leftover=leftovers.append,
+                )
+                self._poke()
+            if not late or stopping.is_set():
+                break
+            waiting = late
         self._clean_up(leftovers, stopping)
 
     def _clean_up(self, leftovers: Collection[Path], stopping: threading.Event) -> None:

@@ -594,3 +594,20 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     if not stat.S_ISREG(status.st_mode):
         return _FOLDER
     return status.st_size, status.st_mtime_ns
+
+
+def wait_armed(
+    watches: Collection[FolderWatch], seconds: float, should_stop: Callable[[], bool]
+) -> list[FolderWatch]:
+    """Wait until no change can be missed; return the watches that are still on their way to that.
+
+    A folder that is away is not waited for.
+    """
+    until = time.monotonic() + seconds
+
+    def late() -> list[FolderWatch]:
+        return [one for one in watches if one.paused is None and not one.armed.is_set()]
+
+    while (left := late()) and time.monotonic() < until and not should_stop():
+        left[0].armed.wait(TICK_SECONDS)
+    return left

@@ -31,6 +31,7 @@ from service.watch import (
     News,
     Settling,
     open_for_writing,
+    wait_armed,
 )
 
 SETTLE = 0.3  # seconds
@@ -433,6 +434,21 @@ def test_a_replaced_folder_is_watched_in_place_of_the_former(
     wait_for(lambda: music / "1.mp3" in heard.new())
     (music / "2.mp3").touch()
     wait_for(lambda: music / "2.mp3" in heard.new())
+
+
+def test_a_large_folder_is_waited_for_until_it_is_watched(music: Path) -> None:
+    away = FolderWatch(music / "none", Heard(), nothing_known)
+    slow = FolderWatch(music, Heard(), nothing_known)
+    away.start()
+    wait_for(lambda: away.paused is not None)
+    began = time.monotonic()
+    assert wait_armed([slow, away], 0.2, lambda: False) == [slow]
+    assert wait_armed([slow, away], 60, lambda: True) == [slow]  # told to stop
+    slow.start()
+    assert wait_armed([slow, away], 60, lambda: False) == []
+    assert time.monotonic() - began < 30
+    slow.stop()
+    away.stop()
 
 
 @needs_inotify

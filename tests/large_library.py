@@ -1,18 +1,15 @@
-"""A made-up library of any size for `benchmarks/scale.py`: real directory entries, and a store.
+"""A made-up library of any size, to see how things grow: real directory entries, and a store.
 
 Entries are hard links to few files, so that a million take no more than their names and folders.
-What the store knows of them is what `tests/many_tracks.py` makes up, with an embedding each.
+What the store knows of them is what `many_tracks` makes up, with an embedding each.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from many_tracks import digest_of, fill_store, path_of
 from similar_store import clustered
