@@ -24,7 +24,7 @@ from reclass_plex.browse_history import list_journal, list_runs
 from reclass_plex.browse_jobs import list_jobs
 from reclass_plex.browse_statistics import facets, recent_seconds, statistics
 from reclass_plex.decided import Decisions
-from reclass_plex.jobs import Jobs
+from reclass_plex.jobs import Jobs, State
 from reclass_plex.reconcile import reconcile
 from reclass_plex.records import Embedding, GenreScore, Verdict
 from reclass_plex.similarity import SimilarMusic
@@ -109,6 +109,7 @@ def one_track(library: Library, steps: Steps) -> dict[str, Callable[[], object]]
     assert album is not None
     assert album.album is not None
     names = {album.album}
+    failed: tuple[State, ...] = ("failed",)
     ticks = count(1)
 
     def record() -> None:
@@ -144,7 +145,7 @@ def one_track(library: Library, steps: Steps) -> dict[str, Callable[[], object]]
         "that failed": lambda: list_tracks(store, TrackFilter(state="failed")),
         "a page of albums": lambda: list_albums(store),
         "a track": lambda: find_track(store, middle),
-        "a page of jobs": lambda: list_jobs(store, ("failed",)),
+        "a page of jobs": lambda: list_jobs(store, failed),
         "the journal": lambda: list_journal(store),
         "runs": lambda: list_runs(store),
         "seconds of the last": lambda: recent_seconds(store),
