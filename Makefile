@@ -17,7 +17,7 @@ TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # Threads of a test would wait in busy loops for those of the test beside it.
 test nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo run test frontend browser-test screenshots nightly check types format clean install uninstall
+.PHONY: venv demo run test frontend browser-test sandbox-tools screenshots nightly check types format clean install uninstall
 
 venv: $(VENV)/.ready
 
@@ -42,11 +42,18 @@ test: venv
 nightly: venv
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal -m "not browser"
 
-check: venv
+check: venv sandbox-tools
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(MAKE) --no-print-directory -j2 types test
 	$(MAKE) --no-print-directory browser-test
+
+# What the tests of the unit's sandbox need. Without it they are left out, and say so.
+sandbox-tools:
+	@command -v bwrap >/dev/null && command -v systemd-analyze >/dev/null || { [ "$$(id -u)" = 0 ] \
+	  && command -v apt-get >/dev/null && apt-get -qq update \
+	  && apt-get -qq install -y --no-install-recommends bubblewrap systemd libseccomp2 >/dev/null; } \
+	  || echo "The tests of the sandbox are left out: as root, apt install bubblewrap systemd"
 
 # The dashboard in a real browser, which Debian's apt installs if it is missing and we may.
 browser-test: venv

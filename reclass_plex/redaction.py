@@ -22,7 +22,9 @@ _PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^\s\"'<>]+(?=@)")
 # Values beside a name that says what they are, and keys that are parts of addresses of ours.
 _PATTERNS = (
     re.compile(
-        r"((?:token|secret|password|passwd|api[_-]?key|authorization|cookie)[\"']?\s*[=:]\s*"
+        r"((?:token|secret|password|passwd|api[_-]?key|authorization|cookie)[\"']?\s*"
+        # Behind a colon may stand a sentence: "plex-token: cannot be read".
+        r"(?:=\s*|:\s*(?=(?:bearer|basic)\b|[\"']|\S*\d|\S{14}))"
         r"(?:(?:bearer|basic)\s+)?[\"']?)[^\s&\"',;]+",
         re.IGNORECASE,
     ),

@@ -451,6 +451,8 @@ def test_tracebacks_and_strange_texts_are_cleaned(monkeypatch: pytest.MonkeyPatc
         "the password p4ssw0rd": "the password •••",
         "ntfy://me:p4ssw0rd@host/topic-name": "•••",
         "token_file: /etc/x": "token_file: /etc/x",
+        "plex-token: the secret in it": "plex-token: the secret in it",
+        "token: abcdefghijABCDEFGHIJ": "token: •••",
         "http://host:8787/tracks?a=b": "http://host:8787/tracks?a=b",
         "a basic idea, the bearer of news": "a basic idea, the bearer of news",
     }
