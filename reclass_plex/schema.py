@@ -6,6 +6,7 @@ wholly as before or wholly up to date, whatever kills us; and before it a backup
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,8 @@ import sqlalchemy as sa
 from reclass_plex.backups import list_backups, look_into, make_backup
 from reclass_plex.errors import StoreBusy, StoreError, StoreNewer, printable
 from reclass_plex.store_guard import hold_daemon_lock
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = "0001"  # the newest migration in reclass_plex/migrations/versions
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -46,6 +49,12 @@ def bring_up_to_date(engine: sa.Engine, path: Path, *, keep_former: bool = True)
         return
     if version is not None and version not in known_revisions():
         raise StoreNewer(describe_newer(path, version))
+    if version is None and (former := list_backups(path)):
+        log.warning(
+            "%s: is not there and is begun anew, although there are %d backups of it: stop"
+            " reclass-plex and give reclass-plex restore, if that is not what you want",
+            *(printable(path), len(former)),
+        )
     with ExitStack() as stack:
         if version is not None and keep_former:
             try:

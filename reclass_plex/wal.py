@@ -17,9 +17,6 @@ PAGE_SIZES = frozenset(512 << n for n in range(8))  # 512 to 65,536 bytes
 _HEADER = 32  # bytes
 _FRAME_HEADER = 24
 _MAGIC = (0x377F0682, 0x377F0683)  # sums over little-endian, over big-endian words
-# A transaction that was not on disk yet when the power went may lack any of its frames. One that is
-# followed by two commits was on disk: the second of them waited for that.
-_COMMITS_BEHIND = 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ def _read(descriptor: int, page_size: int) -> Log:
     order = "<" if magic == _MAGIC[0] else ">"
     good: list[tuple[int, int, bool]] = []  # page, where it begins, whether it commits
     first_bad: int | None = None  # how many good ones come before it
+    needed = 2
     for start, one in zip(starts, heads, strict=True):
         if one[8:16] == salts:
             body = os.pread(descriptor, page_size, start + _FRAME_HEADER)
@@ -77,15 +75,19 @@ def _read(descriptor: int, page_size: int) -> Log:
                 good.append((int.from_bytes(one[:4], "big"), start + _FRAME_HEADER, commits))
             elif first_bad is None:
                 first_bad = len(good)
+                needed = 1 if one[4:8] != b"\0\0\0\0" else 2
         elif first_bad is None:  # perhaps the end: what follows is of an earlier time
             first_bad = len(good)
         former = one[16:24]
     last = max((at for at, frame in enumerate(good) if frame[2]), default=-1)
+    # The transaction that was not on disk yet when the power went may lack any of its frames. It is
+    # the last one: the next waits until it is. So what is bad was on disk if, behind it, another
+    # transaction commits besides its own.
     behind = sum(frame[2] for frame in good[first_bad:]) if first_bad is not None else 0
     return Log(
         page_size,
         {number: offset for number, offset, _ in good[: last + 1]},
-        damaged=behind >= _COMMITS_BEHIND,
+        damaged=behind >= needed,
     )
 
 

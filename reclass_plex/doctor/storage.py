@@ -41,6 +41,10 @@ def check_store(path: Path) -> Iterator[Check]:
     name = printable(path)
     folder = next(one for one in path.parents if os.path.lexists(one))
     if not os.path.lexists(path):
+        if os.path.isdir(path.parent) and list_backups(path):  # noqa: PTH112 - never raises
+            advice = "To have it back: reclass-plex restore. Else the next run begins anew."
+            yield Check("store", "warning", f"{name}: is gone, but there are backups", advice)
+            return
         if os.access(folder, os.W_OK | os.X_OK):
             yield Check("store", "ok", f"{name}: is made by the first run")
         else:
