@@ -23,6 +23,8 @@ from reclass_plex.store import JournalEntry, KnownTrack, Store
 if TYPE_CHECKING:
     from reclass_plex.tags import FileTags
 
+MTIME_STEP_NS = 2_000_000_000  # of the coarsest file system (FAT)
+
 
 @dataclass(frozen=True)
 class UndoResult:
@@ -94,15 +96,18 @@ def apply_tags(
 
 
 def repair(store: Store) -> Iterator[str]:
-    """Settle the changes of a process that was killed; yield a line for people about each."""
+    """Settle what killed processes left open; yield a line for people about each change."""
     for entry in store.pending_changes():
         name = printable(entry.path)
         try:
             with open_regular(entry.path) as file:
                 current = hash_file(file).hex()
-        except (FileError, OSError):  # moved, deleted, or on a disk that is away
-            store.assume_change(entry.id)
-            yield f"{name}: a change was interrupted, and the file is not there now"
+        except (FileError, OSError):
+            if entry.path.parent.is_dir() and not os.path.lexists(entry.path):  # moved or deleted
+                store.assume_change(entry.id)
+                yield f"{name}: a change was interrupted, and the file is not there now"
+            else:  # on a disk that is away, or fails: it may be old or new
+                yield f"{name}: a change was interrupted; whether it took place is seen later"
             continue
         # Neither old nor new: edited by someone since. As long as the copy is there, the rename
         # did not take place.
@@ -118,6 +123,29 @@ def repair(store: Store) -> Iterator[str]:
         else:
             store.abandon_change(entry.id)
             yield f"{name}: an interrupted change had not taken place"
+    yield from _settle_undone(store)
+
+
+def _settle_undone(store: Store) -> Iterator[str]:
+    """Close the changes of files that have their former bytes: an undo had no time to say so."""
+    cut_off = store.unfinished_runs("undo")
+    if not cut_off:
+        return
+    for entry in store.changes():
+        try:
+            status = entry.path.stat()
+            if abs(status.st_mtime_ns - entry.before_mtime_ns) > MTIME_STEP_NS:
+                continue  # an undo gives the former time back, too
+            with open_regular(entry.path) as file:
+                if hash_file(file).hex() != entry.before_hash:
+                    continue
+        except (FileError, OSError):
+            continue
+        moods = None if entry.moods is None else ()
+        store.finish_undo(entry.id, entry.path, status.st_size, status.st_mtime_ns, moods=moods)
+        yield f"{printable(entry.path)}: an interrupted undo had taken place"
+    for run_id in cut_off:
+        store.finish_run(run_id)
 
 
 def remove_leftovers(store: Store, paths: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ from reclass_plex.audio import audio_digest
 from reclass_plex.config import TagOptions
 from reclass_plex.errors import FileChanged
 from reclass_plex.files import find_leftovers, process_token, temporary_name
-from reclass_plex.store import KnownTrack, Store
+from reclass_plex.store import JournalEntry, KnownTrack, Store
 
 OPTIONS = TagOptions()
 
@@ -109,3 +109,60 @@ def test_only_copies_of_dead_processes_of_this_store_are_removed(
     changes.remove_leftovers(store, [mine, foreign])
     assert mine.exists()
     assert not foreign.exists()
+
+
+def tag(store: Store, song: Path) -> JournalEntry:
+    run = store.start_run("tag")
+    assert changes.apply_tags(store, run, know(store, song), ("Rock",), OPTIONS)
+    store.finish_run(run)
+    return store.changes()[0]
+
+
+def test_an_undo_that_was_killed_before_it_said_so_is_seen(
+    store: Store, song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = song.read_bytes()
+    entry = tag(store, song)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "finish_undo", killed)
+        list(changes.undo_changes(store, [entry], OPTIONS))
+    assert song.read_bytes() == before
+    assert [one.id for one in store.changes()] == [entry.id]
+    assert [line for line in changes.repair(store) if "undo had taken place" in line]
+    assert store.changes() == []
+    known = store.find_track(song, "models")
+    assert known is not None
+    assert (known.undone, known.genres) == (True, ())
+    assert list(changes.repair(store)) == []
+
+
+def test_a_change_that_stands_is_not_taken_for_undone(store: Store, song: Path) -> None:
+    tag(store, song)
+    store.start_run("undo")  # and killed
+    assert list(changes.repair(store)) == []
+    assert len(store.changes()) == 1
+    assert store.unfinished_runs("undo") == []
+
+
+def test_what_is_on_a_disk_that_is_away_is_settled_when_it_is_back(
+    store: Store, song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a change that never took place would stand in the journal."""
+    known = know(store, song)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tags.PreparedWrite, "commit", killed)
+        changes.apply_tags(store, store.start_run("tag"), known, ("Rock",), OPTIONS)
+    away = song.parent.rename(song.parent.with_name("away"))
+    assert [line for line in changes.repair(store) if "is seen later" in line]
+    assert len(store.pending_changes()) == 1
+    away.rename(song.parent)
+    assert [line for line in changes.repair(store) if "had not taken place" in line]
+    assert store.pending_changes() == store.changes() == []

@@ -85,7 +85,7 @@ class Killer:
             )
         elif record := people.pick():
             if name == "review":
-                record.causes += 1
+                world.ledger.decided(record)
                 more = (str(record.path), "--correct", "Jazz")
             else:
                 path = world.random.choice((record.path.parent, world.site.music, world.tree))

@@ -67,6 +67,12 @@ class Ledger:
         clean = any(one.clean and one.evidence.content == was for one in record.versions)
         record.versions.append(Version(evidence, clean))
 
+    def decided(self, record: FileRecord) -> None:
+        """Note what a person said of a recording: it holds for all files of it."""
+        audio = record.versions[0].evidence.audio
+        for one in self.files:
+            one.causes += one.versions[0].evidence.audio == audio
+
     def present(self) -> Iterator[FileRecord]:
         """Yield the files that must be there."""
         yield from (record for record in self.files if not record.removed)

@@ -176,7 +176,7 @@ class People:
         record = self.pick()
         if record is None:
             return
-        record.causes += 1
+        self.world.ledger.decided(record)
         if self.world.random.random() < 0.5:
             self.command("review", str(record.path), "--correct", "Jazz", "--json")
         else:

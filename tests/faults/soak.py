@@ -108,7 +108,7 @@ class User:
         form: dict[str, Any] = {"csrf_token": token[1]}
         if what < 0.15:
             with self.lock:
-                record.causes += 1
+                self.world.ledger.decided(record)
             form |= {"kind": "correct", "genre": "Soul/R&B"}
             path = f"/tracks/{track}/decide"
         else:
