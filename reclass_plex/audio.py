@@ -45,6 +45,7 @@ _FAST_SEEK = 0x80000  # AVFMT_FLAG_FAST_SEEK of avformat.h; only the MP3 demuxer
 _LONG_SECONDS = 30 * 60.0  # above, MP3 is sought by proportion, not by counting every frame
 _MEASURE_BYTES = 32 << 20  # above, the length of an MP3 without index or a WMA stays a guess
 _PLAUSIBLE_RATES = range(1000, 8_000_001)  # Hz; the top is DSD1024 as FFmpeg counts it, and more
+_PLAUSIBLE_CHANNELS = range(1, 65)  # with 1000 of them, FFmpeg's DSF divides by zero as it seeks
 _BLOCK = 1 << 20  # bytes a read
 _READ_BYTES = 1 << 16  # that FFmpeg asks for at a time
 _DEMUX_RETRIES = 20
@@ -188,7 +189,8 @@ class _Source:
     def stated_seconds(self) -> float | None:
         if self.container.format.name == "dsf":  # FFmpeg guesses it from the file's size
             head = os.pread(self.descriptor, 72, self.start)
-            return int.from_bytes(head[64:72], "little") / int.from_bytes(head[56:60], "little")
+            rate = int.from_bytes(head[56:60], "little")
+            return int.from_bytes(head[64:72], "little") / rate if rate else None
         if self.stream.duration:
             return float(self.stream.duration * self.stream.time_base)
         return self.container.duration / av.time_base if self.container.duration else None
@@ -376,7 +378,9 @@ def _choose_stream(path: Path, container: InputContainer) -> av.AudioStream:
         raise NotAudio(path, "is a video")
     for stream in container.streams.audio:
         context = stream.codec_context
-        if context is not None and context.rate in _PLAUSIBLE_RATES:
+        if context is None or context.channels not in _PLAUSIBLE_CHANNELS:
+            continue
+        if context.rate in _PLAUSIBLE_RATES:
             context.thread_count = 1  # tracks run side by side instead
             return stream
     raise NotAudio(path, "has no audio track that FFmpeg can decode")

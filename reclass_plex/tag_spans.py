@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 _TAIL = 5200  # bytes; no Lyrics3 tag without a length is longer
+_MOST_TAGS = 1000  # at either end; no tag need be longer than 10 bytes, so there may be millions
 _MOST_CHUNKS = 10_000  # in one file; a recording with a chunk for each marker has hundreds
 _UNTOLD = 0xFFFFFFFF  # a 32-bit size that a streaming writer left open, or that ds64 tells
 
@@ -51,11 +52,14 @@ def span_between_tags(descriptor: int) -> tuple[int, int]:
     order and number (id3.org; Hydrogenaudio's specifications of APEv2 and Lyrics3).
     """
     start, end = 0, os.fstat(descriptor).st_size
-    while 0 < (size := _leading_tag(os.pread(descriptor, 32, start))) <= end - start:
+    for _ in range(_MOST_TAGS):
+        size = _leading_tag(os.pread(descriptor, 32, start))
+        if not 0 < size <= end - start:
+            break
         start += size
-    while start < end:
+    for _ in range(_MOST_TAGS):
         length = min(_TAIL, end - start)
-        size = _trailing_tag(os.pread(descriptor, length, end - length))
+        size = _trailing_tag(os.pread(descriptor, length, end - length)) if length else 0
         if not 0 < size <= end - start:
             break
         end -= size

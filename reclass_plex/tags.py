@@ -24,6 +24,7 @@ import io
 import os
 import re
 import struct
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import mutagen
+import mutagen.id3
 from mutagen.apev2 import APENoHeaderError, APEv2
 
 from reclass_plex.audio import audio_digest
@@ -87,6 +89,8 @@ _KEYS = {  # of mutagen, in lower case, by the tag's kind: what they hold
     "asf": {"wm/genre": "genre", "wm/mood": "mood"},
     "apev2": {"genre": "genre", "mood": "mood"},
 }
+_LONGEST_PACKED = 1 << 16  # bytes that a compressed frame may become for mutagen: nobody has any
+_LONGEST_TEXT = 1 << 20  # characters of one field
 _LENGTH_TOLERANCE = 0.5  # seconds; mutagen estimates some lengths from the file's size
 
 
@@ -272,6 +276,10 @@ def _container(path: Path, file: BinaryIO) -> Container:
 
 
 def _clean(found: Found, options: TagOptions) -> FileTags:
+    for field, texts in found.texts.items():
+        if sum(map(len, texts)) > _LONGEST_TEXT:  # it would be split, kept and shown
+            raise ContainerError(f"its {field} is over {_LONGEST_TEXT} characters long")
+
     def first(field: str) -> str | None:
         texts = (text.strip() for text in found.texts.get(field, ()))
         return next((text for text in texts if text), None)
@@ -476,6 +484,24 @@ def _check_digest(replacement: Replacement, digest: str) -> None:
 
 
 # The second opinion: mutagen's
+
+
+class _BoundedZlib:
+    """What mutagen uses of zlib, for ID3's compressed frames: a kilobyte may become a gigabyte."""
+
+    error = zlib.error
+
+    @staticmethod
+    def decompress(data: bytes) -> bytes:
+        """Return what `data` holds. Raises zlib.error, as for other damage, if that is too much."""
+        packed = zlib.decompressobj()
+        plain = packed.decompress(data, _LONGEST_PACKED)
+        if not packed.eof:
+            raise zlib.error("incomplete or too large")
+        return plain
+
+
+mutagen.id3._frames.zlib = _BoundedZlib
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ from reclass_plex.genres import ID3V1_GENRES
 HEADER = 10  # bytes
 _LARGEST = (1 << 28) - 1  # bytes of a tag's body: four times seven bits
 
+LONGEST_TEXT = 1 << 20  # bytes of a text frame; also what a compressed one may become
+_MOST_VALUES = 10_000  # of a text frame
+
 _FRAMES = {
     "genre": (b"TCON", b"TCO"),
     "mood": (b"TMOO",),
@@ -205,6 +208,10 @@ def _parse(raw: bytes) -> Tag:
         others, other_end = _walk(version, body, start, plain_sizes=True)
         if not body[other_end:].strip(b"\0"):
             frames, end, plain_sizes = others, other_end, True
+    if long := next(
+        (f for f in frames if f.name[:1] == b"T" and f.end - f.data > LONGEST_TEXT), None
+    ):
+        raise ContainerError(f"its {long.name.decode()} is over {LONGEST_TEXT} bytes long")
     return Tag(version, flags, body, tuple(frames), start, end, plain_sizes)
 
 
@@ -264,10 +271,7 @@ def _text(tag: Tag, frame: Frame) -> list[str]:
     else:
         data = data[(4 if length_known else 0) + (1 if grouped else 0) :]
     if compressed:
-        try:
-            data = zlib.decompress(data)
-        except zlib.error as error:
-            raise ContainerError(f"its {frame.name.decode()} is damaged: {error}") from error
+        data = _unpacked(frame, data)
     if not data:
         return []
     if data[0] >= len(_ENCODINGS):
@@ -279,6 +283,25 @@ def _text(tag: Tag, frame: Frame) -> list[str]:
         encoding = "utf-16-le"
     text = content.decode(encoding, "replace").rstrip("\0")
     return [value.lstrip("\ufeff") for value in text.split("\0")]
+
+
+def _check_text(frame: Frame, data: bytes) -> None:
+    """Refuse what takes readers forever: mutagen copies the rest of a text at each of its zeros."""
+    zero = b"\0" if data[:1] in {b"\0", b"\3"} else b"\0\0"
+    if len(data) > LONGEST_TEXT or data.count(zero) > _MOST_VALUES:
+        raise ContainerError(f"its {frame.name.decode()} is no text that a person wrote")
+
+
+def _unpacked(frame: Frame, data: bytes) -> bytes:
+    """Return what a compressed frame holds: a few kilobytes may become gigabytes."""
+    packed = zlib.decompressobj()
+    try:
+        data = packed.decompress(data, LONGEST_TEXT)
+    except zlib.error as error:
+        raise ContainerError(f"its {frame.name.decode()} is damaged: {error}") from error
+    if not packed.eof:
+        raise ContainerError(f"its {frame.name.decode()} is cut off or over {LONGEST_TEXT} bytes")
+    return data
 
 
 def _values_of(tag: Tag, frame: Frame, field: str) -> list[str]:

@@ -39,6 +39,7 @@ _HANDLER = b"hdlr" + bytes(8) + b"mdirappl" + bytes(9)  # of a meta atom that we
 _UTF8 = 1  # type of a data atom
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"mfra"}
 _LARGEST = (1 << 32) - 1
+_DEEPEST = 16  # atoms in each other; moov to stco are five
 
 
 @dataclass(frozen=True)
@@ -242,11 +243,13 @@ def _resize(file: BinaryIO, parents: tuple[_Atom, ...], at: int, grown: int) -> 
     return splices
 
 
-def _tables(file: BinaryIO, start: int, end: int) -> Iterator[_Atom]:
+def _tables(file: BinaryIO, start: int, end: int, depth: int = 0) -> Iterator[_Atom]:
     """Yield all atoms that may hold offsets into the file."""
+    if depth > _DEEPEST:
+        raise ContainerError("its MP4 atoms lie in each other without end")
     for atom in _atoms(file, start, end):
         if atom.name in _PARENTS:
-            yield from _tables(file, atom.data, atom.end)
+            yield from _tables(file, atom.data, atom.end, depth + 1)
         elif atom.name in {b"stco", b"co64", b"tfhd", b"saio", b"tfra"}:
             yield atom
 

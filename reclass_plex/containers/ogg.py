@@ -88,7 +88,7 @@ def _ogg_headers(file: BinaryIO) -> tuple[list[_Page], list[bytes], bytes]:
     serial, known = None, b""
     pages: list[_Page] = []
     packets: list[bytes] = []
-    partial = b""
+    partial = bytearray()
     for page in _pages(file, 0):
         data = read_at(file, page.data_offset, sum(page.lacing))
         if page.flags & _FIRST:
@@ -109,8 +109,8 @@ def _ogg_headers(file: BinaryIO) -> tuple[list[_Page], list[bytes], bytes]:
             partial += data[at : at + length]
             at += length
             if length < 255:
-                packets.append(partial)
-                partial = b""
+                packets.append(bytes(partial))
+                partial = bytearray()
         if page.granule > 0:
             raise ContainerError("its Ogg header pages hold audio too")
         if packets and not partial and page.lacing[-1:] != b"\xff":

@@ -37,6 +37,8 @@ _VENDOR = b"reclass-plex"  # of a comment block that we create; the encoder is n
 
 _STREAMINFO, _PADDING, _COMMENT = 0, 1, 4  # types of FLAC blocks
 _LAST = 0x80  # flag of the last FLAC block
+_MOST_TAGS = 1000  # ID3v2 tags in front
+_MOST_ITEMS = 100_000  # comments; an empty one takes four bytes, so there may be millions
 _LARGEST_BLOCK = (1 << 24) - 1  # bytes
 
 
@@ -81,6 +83,8 @@ def parse_comments(data: bytes) -> Comments:
         vendor = data[4:at]
         (count,) = struct.unpack_from("<I", data, at)
         at += 4
+        if count > _MOST_ITEMS and count <= (len(data) - at) // 4:
+            raise ContainerError(f"has {count} Vorbis comments")
         items = []
         for _ in range(count):
             (length,) = struct.unpack_from("<I", data, at)
@@ -171,8 +175,11 @@ def _flac_blocks(file: BinaryIO) -> tuple[int, int, list[_Block]]:
 def skip_id3(file: BinaryIO) -> int:
     """Return where the ID3v2 tags at the beginning of the file end (0: there is none)."""
     at = 0
-    while size := tag_size(read_at(file, at, min(HEADER, size_of(file) - at))):
+    for _ in range(_MOST_TAGS):
+        size = tag_size(read_at(file, at, min(HEADER, size_of(file) - at)))
+        if not size:
+            return at
         at += size
         if at > size_of(file):
             raise ContainerError("its ID3 tag is cut off")
-    return at
+    raise ContainerError(f"has over {_MOST_TAGS} ID3 tags")
