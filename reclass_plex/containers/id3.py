@@ -26,7 +26,7 @@ from reclass_plex.genres import ID3V1_GENRES
 HEADER = 10  # bytes
 _LARGEST = (1 << 28) - 1  # bytes of a tag's body: four times seven bits
 
-LONGEST_TEXT = 1 << 20  # bytes of a text frame; also what a compressed one may become
+_LONGEST_TEXT = 1 << 20  # bytes of a text frame; also what a compressed one may become
 _MOST_VALUES = 10_000  # of a text frame
 
 _FRAMES = {
@@ -208,10 +208,9 @@ def _parse(raw: bytes) -> Tag:
         others, other_end = _walk(version, body, start, plain_sizes=True)
         if not body[other_end:].strip(b"\0"):
             frames, end, plain_sizes = others, other_end, True
-    if long := next(
-        (f for f in frames if f.name[:1] == b"T" and f.end - f.data > LONGEST_TEXT), None
-    ):
-        raise ContainerError(f"its {long.name.decode()} is over {LONGEST_TEXT} bytes long")
+    for frame in frames:
+        if frame.name[:1] == b"T":
+            _check_text(frame, body[frame.data : frame.end])
     return Tag(version, flags, body, tuple(frames), start, end, plain_sizes)
 
 
@@ -288,7 +287,7 @@ def _text(tag: Tag, frame: Frame) -> list[str]:
 def _check_text(frame: Frame, data: bytes) -> None:
     """Refuse what takes readers forever: mutagen copies the rest of a text at each of its zeros."""
     zero = b"\0" if data[:1] in {b"\0", b"\3"} else b"\0\0"
-    if len(data) > LONGEST_TEXT or data.count(zero) > _MOST_VALUES:
+    if len(data) > _LONGEST_TEXT or data.count(zero) > _MOST_VALUES:
         raise ContainerError(f"its {frame.name.decode()} is no text that a person wrote")
 
 
@@ -296,11 +295,11 @@ def _unpacked(frame: Frame, data: bytes) -> bytes:
     """Return what a compressed frame holds: a few kilobytes may become gigabytes."""
     packed = zlib.decompressobj()
     try:
-        data = packed.decompress(data, LONGEST_TEXT)
+        data = packed.decompress(data, _LONGEST_TEXT)
     except zlib.error as error:
         raise ContainerError(f"its {frame.name.decode()} is damaged: {error}") from error
     if not packed.eof:
-        raise ContainerError(f"its {frame.name.decode()} is cut off or over {LONGEST_TEXT} bytes")
+        raise ContainerError(f"its {frame.name.decode()} is cut off or over {_LONGEST_TEXT} bytes")
     return data
 
 
