@@ -213,8 +213,12 @@ def count_contents(connection: sqlite3.Connection) -> Contents:
 
 
 def connect_unchanging(path: Path) -> sqlite3.Connection:
-    """Open a database that nobody writes to, without making any file beside it."""
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?immutable=1"
+    """Open a database that nobody writes to, with its log if it has one.
+
+    Without one no file is made beside it.
+    """
+    how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?{how}"
     return sqlite3.connect(uri, uri=True)
 
 

@@ -27,6 +27,7 @@ from reclass_plex.comparing import RUN
 from reclass_plex.errors import ConfigError, StoreBusy, StoreError, StoreNewer, printable
 from reclass_plex.files import SPACE_MARGIN, open_lock, sync_folder
 from reclass_plex.schema import SCHEMA_VERSION, known_revisions
+from reclass_plex.similarity import index_file
 from reclass_plex.store import Store
 from reclass_plex.store_guard import (
     damaged_marker,
@@ -116,7 +117,10 @@ def restore(path: Path, backup: Backup, *, now: float | None = None) -> Restored
         work.mkdir(mode=0o700)
         try:
             new = work / path.name
-            _copy(backup.path, new)
+            for part in ("", "-wal"):  # a store that was replaced before has its log beside it
+                source = backup.path.with_name(backup.path.name + part)
+                if source.exists():
+                    _copy(source, new.with_name(new.name + part))
             Store.open(new, keep_former=False).close()
             there = any(path.with_name(path.name + part).exists() for part in _PARTS[:2])
             taken = take_over(new, path, page_size=_page_size(new)) if path.exists() else None
@@ -151,6 +155,8 @@ def finish_swap(path: Path) -> bool:
                     os.rename(  # noqa: PTH104 - rename(2), named as such
                         path.with_name(path.name + part), aside.with_name(aside.name + part)
                     )
+            # It knows vectors by numbers that may mean others now; it is made anew from the store.
+            index_file(path).unlink(missing_ok=True)
             os.rename(new, path)  # noqa: PTH104
             sync_folder(path.parent)
         damaged_marker(path).unlink(missing_ok=True)

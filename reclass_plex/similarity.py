@@ -392,7 +392,12 @@ class _Choice:
 
 def index_path(store: Store) -> Path:
     """Return where the index of a store lies."""
-    return store.path.with_name(store.path.name + ".similar")
+    return index_file(store.path)
+
+
+def index_file(store_path: Path) -> Path:
+    """Return the same of the store at a path."""
+    return store_path.with_name(store_path.name + ".similar")
 
 
 def _has_room(taken: int, most: int | None) -> bool:

@@ -340,7 +340,7 @@ class _Merge:
             count += self._merge_row(placements, row, ("source", "target", "created"))[1]
         for row in self._rows(plex_edits):
             self._refer_to_run(row)
-            row["over"] = self._edits.get(row["over"])
+            row["over"] = self._edits.get(row["over"]) or self._same_item(row)
             same = ("server", "rating_key", "field", "created")
             self._edits[row["id"]], new, _ = self._merge_row(plex_edits, row, same)
             count += new
@@ -348,6 +348,13 @@ class _Merge:
             self._refer_to_run(row)
             self._insert(plex_wanted, row, "OR REPLACE")
         return count
+
+    def _same_item(self, row: Row) -> int | None:
+        """Return the edit that this one replaced, if only the target has that."""
+        query = "SELECT id FROM plex_edits WHERE id = ? AND server = ? AND rating_key = ?"
+        asked = (row["over"], row["server"], row["rating_key"])
+        found = self._target.execute(query, asked).fetchone()
+        return None if found is None else int(found[0])
 
     def _take_tokens(self, whole: bool) -> bool:
         """Let exactly those be known who were last: a restore must not revive a revoked token."""

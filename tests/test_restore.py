@@ -343,6 +343,40 @@ def test_a_store_that_was_begun_anew_is_taken_over_under_new_numbers(site: Site)
     check(site, found)
 
 
+def test_a_restore_can_be_taken_back_by_restoring_what_it_replaced(site: Site) -> None:
+    """With its log, which has most of what happened."""
+    index = site.store.with_name("store.sqlite.similar")
+    index.write_bytes(b"numbers of another store")
+    former = restore(site).replaced
+    assert former is not None
+    assert not index.exists()
+    site.store.unlink()
+    restore(site, former)
+    with Store.open(site.store) as store:
+        assert len(store.changes()) == 20
+    assert former.exists()
+    assert check(site, compare(site)) == []
+
+
+def test_edits_in_plex_keep_what_they_replaced(site: Site) -> None:
+    columns = "run_id, over, server, rating_key, kind, library_key, before, after, was_locked"
+    columns += ", replaced, state, created"
+    insert = (
+        f"INSERT INTO plex_edits ({columns}) VALUES (1, ?, 's', 7, 'track', 1, ?, ?, 0, ?, ?, ?)"
+    )
+    with Store.open(site.store) as store, store.transaction() as connection:
+        connection.exec_driver_sql(insert, (None, '["Pop"]', '["Rock"]', '["Pop"]', "done", 1.0))
+    made = make_backup(site.store)
+    assert made is not None
+    with Store.open(site.store) as store, store.transaction() as connection:
+        connection.exec_driver_sql(insert, (1, '["Rock"]', '["Jazz"]', '["Pop"]', "planned", 2.0))
+        connection.exec_driver_sql("UPDATE plex_edits SET state = 'undone' WHERE id = 1")
+    restore(site)
+    with closing(sqlite3.connect(site.store)) as opened:
+        found = opened.execute("SELECT id, over, state FROM plex_edits ORDER BY id").fetchall()
+    assert found == [(1, None, "undone"), (2, 1, "planned")]
+
+
 def test_tokens_and_sessions_are_never_revived(site: Site) -> None:
     with Store.open(site.store) as store, store.transaction() as connection:
         connection.exec_driver_sql(

@@ -271,6 +271,14 @@ def test_kill_9_leaves_whole_backups(store: Store) -> None:
     assert not any(name.endswith("tmp") for name in names(store))
 
 
+def test_old_backups_go_once_the_new_one_is_there(store: Store, jobs: Jobs) -> None:
+    for days in range(1, 6):
+        make_backup(store.path, now=time.time() - days * DAY)
+    done = care_for(store, jobs, NOW, backup_days=2, backup_weeks=0)
+    kept = [one.path for one in list_backups(store.path)]
+    assert (len(kept), kept[0]) == (2, done.backup)
+
+
 def test_maintenance_that_was_missed_for_a_night_is_overdue(store: Store) -> None:
     assert not is_overdue(store.path.with_name("none"), time.time())
     assert is_overdue(store.path, time.time())
