@@ -203,15 +203,16 @@ def tag(
         repair_files(store, config.tags)
         changes.remove_leftovers(store, leftovers)
         run_id = None if dry_run else store.start_run("tag")
+        ensemble = _open_ensemble(config)
         results = pipeline.tag_files(
             found,
             store=store,
-            ensemble=_open_ensemble(config),
+            ensemble=ensemble,
             config=config,
             run_id=run_id,
             workers=workers,
             examine=decoders.examine,
-            decode=decoders.decode,
+            hear=pipeline.listener(ensemble, decoders.decode),
             should_stop=should_stop,
         )
         counts = {"written": 0, "kept": 0, "failed": 0}

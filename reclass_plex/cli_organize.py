@@ -129,7 +129,7 @@ def organize(
             config=config,
             workers=pipeline.count_cores(),
             examine=decoders.examine,
-            decode=decoders.decode,
+            hear=pipeline.listener(ensemble, decoders.decode),
             should_stop=should_stop,
         )
         folders = sorting.sort_folders(

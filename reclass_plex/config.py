@@ -178,7 +178,7 @@ class WatchOptions(Options):
 
 
 class WorkerOptions(Options):
-    """When and on what the daemon listens to tracks. See `service.worker`."""
+    """When and on what the daemon listens to tracks. See `service.work`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cpu_fallback: bool = True

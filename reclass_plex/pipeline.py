@@ -105,6 +105,7 @@ def count_cores() -> int:
 
 Examine = Callable[[Path, TagOptions], "tuple[FileTags, str]"]  # to what it says, and its digest
 Decode = Callable[[Path, Excerpt], Waveform]
+Hear = Callable[[Path], tuple[Verdict, tuple[Embedding, ...]]]  # `listener`'s, or a cluster's
 
 
 def classify_file(
@@ -116,6 +117,11 @@ def classify_file(
     Raises FileError when the file is not decodable audio.
     """
     return ensemble.classify(decode(path, ensemble.excerpt))
+
+
+def listener(ensemble: Ensemble, decode: Decode = decode_file) -> Hear:
+    """Return what hears a file on this machine."""
+    return lambda path: classify_file(path, ensemble, decode)
 
 
 def classify_files(
@@ -165,7 +171,7 @@ def tag_files(
     run_id: int | None,
     workers: int,
     examine: Examine = examine_file,
-    decode: Decode = decode_file,
+    hear: Hear | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TrackResult]:
     """Decide and write the genre of every file; yield what became of each, albums together.
@@ -182,7 +188,7 @@ def tag_files(
         config=config,
         workers=workers,
         examine=examine,
-        decode=decode,
+        hear=hear,
         should_stop=should_stop,
     ):
         yield from write_album(
@@ -205,18 +211,20 @@ def analyse_albums(
     workers: int,
     should_stop: Callable[[], bool] = lambda: False,
     examine: Examine = examine_file,
-    decode: Decode = decode_file,
+    hear: Hear | None = None,
 ) -> Iterator[list[Analysed]]:
     """Listen to every file that the store does not know; yield what is known of those together
     whose tracks may share an album, in order.
 
     What is known is recorded in the store, and no file is changed. When stopped, albums that are
-    not wholly heard are left out.
+    not wholly heard are left out. `examine` and `hear` are called from `workers` threads; without
+    `hear` the ensemble hears, in these threads.
     """
     models = ensemble.fingerprint
+    hear = hear or listener(ensemble)
 
     def analyse(item: FoundFile) -> Analysed:
-        return _analyse(item, store, ensemble, config.tags, examine, decode)
+        return _analyse(item, store, models, config.tags, examine, hear)
 
     analysed = _map_ahead(analyse, _with_known(found, store, models), workers, should_stop)
     for _, folder in groupby(analysed, key=lambda item: album_folder(item.path)):
@@ -289,18 +297,18 @@ def _with_known(
 def _analyse(
     item: FoundFile,
     store: Store,
-    ensemble: Ensemble,
+    models: str,
     options: TagOptions,
     examine: Examine,
-    decode: Decode,
+    hear: Hear,
 ) -> Analysed:
     """Read one file, take its verdict from the store or the ensemble, and record both."""
-    path, models = item.path, ensemble.fingerprint
+    path = item.path
     try:
         file_tags, digest = examine(path, options)
         verdict = store.find_verdict(digest, models)
         if verdict is None:
-            verdict, embeddings = classify_file(path, ensemble, decode)
+            verdict, embeddings = hear(path)
             store.save_verdict(digest, models, verdict, embeddings)
     except (NotAudio, TagsUnsupported) as error:  # will be so until the file changes
         store.save_track(path, item.size, item.mtime_ns, error=error)

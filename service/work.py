@@ -1,5 +1,9 @@
 """The worker's process: reads its orders from standard input, works, and ends when idle.
 
+It is a process of its own (`service.supervisor` starts it), because then the models leave the
+memory, and the GPU, with it; because a GPU's context that is lost can only be had again by a new
+process; and because whatever brings it down leaves the daemon alive, and the jobs in the store.
+
 The first line of standard input is the order (`Order`, JSON). Every further line means that there
 may be work; its end means that the daemon is gone, so that this process shall be, too. On standard
 output it says which models it loaded (`Report`, JSON, one line).
@@ -30,8 +34,8 @@ from reclass_plex.config import Config
 from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.errors import ConfigError, DeviceError, ModelError, ReclassError, StoreBusy
 from reclass_plex.store import Store
+from reclass_plex.worker import Worker
 from service.logs import set_up_log
-from service.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +138,7 @@ def _work(order: Order, signals: _Signals) -> int:
             order.config,
             ensemble,
             threads=pipeline.count_cores(),
-            decode=decoders.decode,
+            hear=pipeline.listener(ensemble, decoders.decode),
             examine=decoders.examine,
             wanted=Wanted(store) if order.config.plex.url else None,
             should_stop=signals.should_stop,

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +23,7 @@ from reclass_plex.records import Excerpt, Waveform
 from reclass_plex.store import Store
 from reclass_plex.sync import Wanted
 from reclass_plex.tags import read_tags
-from service.worker import Worker
+from reclass_plex.worker import Worker
 
 DEMO = Path(__file__).parent.parent / "demo"
 SURE = DEMO / "HSR - City.ogg"  # decided by the first stage
@@ -44,11 +45,13 @@ def music(tmp_path: Path) -> Path:
 
 
 def make_worker(store: Store, **options: object) -> Worker:
-    settings: dict[str, object] = {"threads": 1, "decode": decode_excerpt, "config": CONFIG}
-    settings |= options
+    settings: dict[str, object] = {"threads": 1, "config": CONFIG, **options}
     config = settings.pop("config")
     assert isinstance(config, Config)
-    return Worker(store, config, Ensemble.from_config(config), **settings)  # type: ignore[arg-type]
+    ensemble = Ensemble.from_config(config)
+    decode: Any = settings.pop("decode", decode_excerpt)
+    settings["hear"] = pipeline.listener(ensemble, decode)
+    return Worker(store, config, ensemble, **settings)  # type: ignore[arg-type]
 
 
 def put(store: Store, *paths: Path) -> Jobs:
@@ -164,7 +167,7 @@ def test_an_album_votes_with_what_is_known_of_it(store: Store, music: Path) -> N
 def test_a_command_that_changes_files_is_waited_for(
     store: Store, music: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.worker.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("reclass_plex.worker.LOCK_SECONDS", 0.2)
     track = Path(shutil.copy(SURE, music / "a.ogg"))
     jobs = put(store, track)
     worker = make_worker(store)

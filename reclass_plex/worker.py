@@ -1,8 +1,7 @@
 """The worker: claim -> listen -> album by album: policy, files, what Plex shall show -> finish.
 
-It runs in a process of its own (`service.supervisor` starts it), because then the models leave the
-memory, and the GPU, with it; because a GPU's context that is lost can only be had again by a new
-process; and because whatever brings it down leaves the daemon alive, and the jobs in the store.
+It is the one writer: the daemon's (`service.work`), or that of `reclassify --cluster`, whose
+machines only hear. Who hears makes no difference to what is decided, written and recorded.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import FileError, Hardlinked, RetryLater, StoreBusy, printable
 from reclass_plex.files import FoundFile, find_leftovers, process_token
 from reclass_plex.jobs import Job, Jobs
-from reclass_plex.pipeline import Analysed, Decode, Examine, TrackResult
+from reclass_plex.pipeline import Analysed, Examine, Hear, TrackResult
 from reclass_plex.store import KnownTrack, Store
 from reclass_plex.sync import Wanted, WantedGenres
 
@@ -49,18 +48,28 @@ class Worker:
         ensemble: Ensemble,
         *,
         threads: int,
-        decode: Decode,
+        hear: Hear,
         examine: Examine = examine_file,
+        batch: int = BATCH,
+        command: str = "daemon",
         wanted: Wanted | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], object] = time.sleep,
+        settled: Callable[[int], object] = lambda count: None,
     ) -> None:
+        """`threads` call `examine` and `hear`; `settled` is told how many tracks were, each time.
+
+        `command` names its runs in the history.
+        """
         self._store = store
         self._jobs = Jobs(store)
         self._config = config
         self._ensemble = ensemble
         self._threads = threads
-        self._decode = decode
+        self._hear = hear
+        self._batch = batch
+        self._command = command
+        self._settled = settled
         self._examine = examine
         self._wanted = wanted
         self._should_stop = should_stop
@@ -72,13 +81,13 @@ class Worker:
         self._unclean: set[Path] = set()  # folders of the batch that may have leftovers of the dead
 
     def step(self, now: float) -> bool:
-        """Work on what is in line, at most `BATCH` tracks; return False if there was nothing.
+        """Work on what is in line, at most one batch; return False if there was nothing.
 
         Raises DeviceError when the GPU fails, with all tracks given back.
         """
         if not self._repaired:
             self._repair()
-        batch = self._jobs.claim(BATCH, now, owner=self._owner, lease=LEASE)
+        batch = self._jobs.claim(self._batch, now, owner=self._owner, lease=LEASE)
         if not batch:
             self._end_run()
             return False
@@ -96,12 +105,13 @@ class Worker:
                     workers=self._threads,
                     should_stop=self._should_stop,
                     examine=self._examine,
-                    decode=self._decode,
+                    hear=self._hear,
                 )
                 for album in albums:
                     self._progress = time.monotonic()
                     jobs = [waiting.pop(item.path) for item in album]
                     self._write(album, jobs)
+                    self._settled(len(jobs))
                     began = self._throttle(began)
         finally:
             # Stopped, or the GPU failed: nothing is held against them.
@@ -215,7 +225,7 @@ class Worker:
 
     def _start_run(self) -> int:
         if self._run is None:
-            self._run = self._store.start_run("daemon")
+            self._run = self._store.start_run(self._command)
         return self._run
 
     def _end_run(self) -> None:
