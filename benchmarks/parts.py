@@ -1,8 +1,8 @@
 """Where a run of the command spends its time: `python parts.py OUT.json tag FOLDER --yes --json`.
 
 Runs `reclass-plex` in this process with the functions of `PARTS` wrapped by clocks, and writes what
-they took to OUT.json. What runs inside a part's function and is a part itself counts there alone.
-The product knows nothing of this.
+they took to OUT.json. So it does in the processes that read files for it. What runs inside a part's
+function and is a part itself counts there alone. The product knows nothing of this.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import importlib
 import json
 import os
 import resource
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -22,8 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 # part: functions, as module:name or module:class.name. A name that a module imported is its own.
 PARTS: dict[str, tuple[str, ...]] = {
+    "wait for a reader": ("decoders:Decoders.examine", "decoders:Decoders.decode"),
     "open": (
         "audio:opened_file",
         "audio:span_between_tags",
@@ -57,6 +62,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 LOOK_SECONDS = 0.05
+# Of a process that reads, as `decoders` starts it, but with clocks.
+_READER = "import sys; sys.path[:] = {{path!r}} + [{here!r}]; import parts; parts.read({{args}})"
+_READ = "RECLASS_PARTS"  # the variable that names the folder into which readers write
 
 
 @dataclass
@@ -66,6 +74,12 @@ class Took:
     calls: int = 0
     wall: float = 0.0
     cpu: float = 0.0
+
+    def add(self, calls: int, wall: float, cpu: float) -> None:
+        """Count what another process took."""
+        self.calls += calls
+        self.wall += wall
+        self.cpu += cpu
 
 
 class Clocks:
@@ -119,11 +133,34 @@ def install(clocks: Clocks) -> None:
             setattr(holder, last, clocks.wrap(part, getattr(holder, last)))
 
 
-class Wanted(threading.Thread):
-    """How long threads of this process ran or waited for a core, in all: what it could use.
+def read(*arguments: int) -> None:
+    """Serve as a process that reads files, and keep on disk what its parts took: it is killed."""
+    clocks = Clocks()
+    install(clocks)
+    from reclass_plex import decoding
 
-    Read from /proc, as a thread leaves nothing there when it ends. On a machine that others use,
-    too, this tells waiting for a core from waiting for something else.
+    out = Path(os.environ[_READ], f"{os.getpid()}.json")
+
+    def kept(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:  # noqa: ANN401
+            try:
+                return function(*given)
+            finally:
+                took = {part: asdict(one) for part, one in clocks.took.items()}
+                out.write_text(json.dumps(took))
+
+        return call
+
+    for what, function in decoding._FUNCTIONS.items():
+        decoding._FUNCTIONS[what] = kept(function)
+    decoding.serve(*arguments)
+
+
+class Wanted(threading.Thread):
+    """How long threads of this process and its children ran or waited for a core, in all.
+
+    Read from /proc again and again, as a thread leaves nothing there when it ends. On a machine
+    that others use, too, this tells waiting for a core from waiting for something else.
     """
 
     def __init__(self) -> None:
@@ -138,10 +175,12 @@ class Wanted(threading.Thread):
 
     def look(self) -> float:
         """Return the seconds until now."""
-        for task in Path("/proc/self/task").iterdir():
+        mine = psutil.Process()
+        for process in (mine, *mine.children(recursive=True)):
             with suppress(OSError):
-                ran, waited, _ = (task / "schedstat").read_text().split()
-                self._seconds[task.name] = (int(ran) + int(waited)) / 1e9
+                for task in Path(f"/proc/{process.pid}/task").iterdir():
+                    ran, waited, _ = (task / "schedstat").read_text().split()
+                    self._seconds[task.name] = (int(ran) + int(waited)) / 1e9
         return sum(self._seconds.values())
 
 
@@ -151,14 +190,22 @@ def main() -> None:
     wanted = Wanted()
     wanted.start()
     out, *arguments = sys.argv[1:]
-    from reclass_plex import cli
+    from reclass_plex import cli, decoders
 
+    here = str(Path(__file__).parent)
+    decoders._CODE = _READER.format(here=here)
+    folder = tempfile.mkdtemp()
+    os.environ[_READ] = folder
     clocks = Clocks()
     install(clocks)
     started = time.process_time()
     sys.argv = ["reclass-plex", *arguments]
     with suppress(SystemExit):
         cli.app()
+    for path in Path(folder).iterdir():
+        for part, took in json.loads(path.read_text()).items():
+            clocks.took[part].add(**took)
+    shutil.rmtree(folder)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = {

@@ -13,6 +13,7 @@ Times are seconds since the epoch and always given by the caller.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -318,9 +319,11 @@ class Jobs:
 
     def outcomes(self, paths: Collection[Path]) -> dict[Path, tuple[State, float]]:
         """Return the states of the tracks that have a job, at most some hundred, and since when."""
-        query = sa.select(jobs.c.path, jobs.c.state, jobs.c.changed).where(jobs.c.path.in_(paths))
+        asked = {os.fsencode(path): path for path in paths}
+        query = sa.select(_raw_path, jobs.c.state, jobs.c.changed).where(_raw_path.in_(asked))
         with self._store.transaction(write=False) as connection:
-            return {row.path: (row.state, row.changed) for row in connection.execute(query)}
+            rows = connection.execute(query)
+            return {asked[row[0]]: (row.state, row.changed) for row in rows}
 
     def changed_since(self, since: float, limit: int) -> list[Job]:
         """Return the jobs whose state changed since a time, the latest first."""
@@ -336,11 +339,14 @@ class Jobs:
         with self._store.transaction(write=False) as connection:
             return list(connection.execute(query).scalars())
 
-    def paths_below(self, folder: Path, after: Path | None, limit: int) -> list[Path]:
-        """Return a page of the paths with jobs at and below a folder, those after `after`."""
-        query = sa.select(jobs.c.path).where(at_or_below(jobs.c.path, folder))
+    def paths_below(self, folder: Path, after: bytes | None, limit: int) -> list[bytes]:
+        """Return a page of the paths with jobs at and below a folder, those after `after`.
+
+        As the system knows them: to make Paths of a million takes longer than to find them.
+        """
+        query = sa.select(_raw_path).where(at_or_below(jobs.c.path, folder))
         if after is not None:
-            query = query.where(jobs.c.path > after)
+            query = query.where(_raw_path > after)
         with self._store.transaction(write=False) as connection:
             return list(connection.execute(query.order_by(jobs.c.path).limit(limit)).scalars())
 
@@ -401,6 +407,8 @@ class Jobs:
             )
         return int(result.rowcount)
 
+
+_raw_path = sa.type_coerce(jobs.c.path, sa.LargeBinary)  # a Path at hand is not made again
 
 # One statement for many rows: of those that a trigger meets, each may change in another way.
 _UPDATE = (

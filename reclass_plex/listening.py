@@ -5,6 +5,7 @@ Conventions: features are (windows, d) float32 on the CPU.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
@@ -49,6 +50,7 @@ class Listening:
         self._encoders = encoders
         self._device = device
         self._means: dict[str, torch.Tensor] = {}  # of fetched encoders, by name
+        self._heard: dict[Checkpoint, dict[int, torch.Tensor]] = {}  # rows (250,) by patch
 
     def features(self, stage: StageSpec, head: Head) -> torch.Tensor:
         """Return what the stage's head reads: (w, d). Raises ModelError for a fetched encoder."""
@@ -70,11 +72,11 @@ class Listening:
 
     def musicnn(self, features: str, windows: int) -> torch.Tensor:
         """Return what MusiCNN hears: `musicnn-msd` (w, 250), or `musicnn` (w, 500) with MTT's."""
-        patches = self._patches[list(spread_indices(len(self._patches), windows))]
-        self.msd = self._encode("msd", patches)
+        chosen = spread_indices(len(self._patches), windows)
+        self.msd = self._encode("msd", chosen)
         if features == "musicnn-msd":
             return self.msd
-        return torch.cat([self.msd, self._encode("mtt", patches)], 1)
+        return torch.cat([self.msd, self._encode("mtt", chosen)], 1)
 
     def hear_fetched(
         self, name: str, readout: Readout, windows: int
@@ -99,9 +101,17 @@ class Listening:
             return _fma_batcher(stage.rate)(torch.from_numpy(windows).to(self._device)).cpu()
         return extract_fma_features(torch.from_numpy(windows), stage.rate)
 
-    def _encode(self, checkpoint: Checkpoint, patches: torch.Tensor) -> torch.Tensor:
-        model = load_musicnn(checkpoint, self._device)
-        return run_in_halves(lambda part: model.encode(part).features, patches).cpu()
+    def _encode(self, checkpoint: Checkpoint, chosen: Sequence[int]) -> torch.Tensor:
+        """Return what a checkpoint hears in these patches; what it heard before it does not again.
+
+        The few that an earlier stage hears are spread like the many of a later one.
+        """
+        heard = self._heard.setdefault(checkpoint, {})
+        if new := [place for place in chosen if place not in heard]:
+            model = load_musicnn(checkpoint, self._device)
+            rows = run_in_halves(lambda part: model.encode(part).features, self._patches[new]).cpu()
+            heard.update(zip(new, rows, strict=True))
+        return torch.stack([heard[place] for place in chosen])
 
     @cached_property
     def _patches(self) -> torch.Tensor:

@@ -145,25 +145,26 @@ def _vanished(folder: Path, jobs: Jobs, should_stop: Callable[[], bool]) -> Iter
     A folder is listed once for all its tracks: on a network that is much faster than a look at
     each.
     """
-    last: Path | None = None
+    last: bytes | None = None
     while not should_stop() and (page := jobs.paths_below(folder, last, _PAGE)):
         last = page[-1]
-        names = {parent: _names(parent) for parent in {path.parent for path in page}}
+        places = [os.path.split(path) for path in page]  # bytes: see `paths_below`
+        names = {parent: _names(parent) for parent in {parent for parent, _ in places}}
         gone = [
-            path
-            for path in page
-            if (there := names[path.parent]) is not None and path.name not in there
+            Path(os.fsdecode(path))
+            for path, (parent, name) in zip(page, places, strict=True)
+            if (there := names[parent]) is not None and name not in there
         ]
         if gone:
             yield gone
 
 
-def _names(folder: Path) -> set[str] | None:
+def _names(folder: bytes) -> set[bytes] | None:
     """Return what lies in a folder: nothing if it is not there, None if that cannot be told."""
     try:
         return set(os.listdir(folder))  # noqa: PTH208 - the names, not paths
     except (FileNotFoundError, NotADirectoryError):
         return set()
     except OSError as error:
-        log.debug("%s: cannot be read: %s", printable(folder), error.strerror)
+        log.debug("%s: cannot be read: %s", printable(os.fsdecode(folder)), error.strerror)
         return None

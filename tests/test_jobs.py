@@ -381,9 +381,11 @@ def test_what_came_of_tracks_is_told_for_many_at_once(jobs: Jobs) -> None:
         paths[1]: ("ready", NOW),
         paths[2]: ("ready", NOW),
     }
-    assert jobs.paths_below(MUSIC / "a", None, 9) == paths[:2]
-    assert jobs.paths_below(Path("/"), None, 2) == paths[:2]
-    assert jobs.paths_below(Path("/"), paths[1], 2) == paths[2:]
+    assert jobs.paths_below(MUSIC / "a", None, 9) == list(map(os.fsencode, paths[:2]))
+    assert jobs.paths_below(Path("/"), None, 2) == list(map(os.fsencode, paths[:2]))
+    assert jobs.paths_below(Path("/"), os.fsencode(paths[1]), 2) == list(
+        map(os.fsencode, paths[2:])
+    )
     assert jobs.forget_files(paths) == 2  # the first is held
     assert list(jobs.outcomes(paths)) == paths[:1]
 
