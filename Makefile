@@ -17,7 +17,7 @@ TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # Threads of a test would wait in busy loops for those of the test beside it.
 test nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo run test frontend browser-test sandbox-tools screenshots nightly check types format clean install uninstall
+.PHONY: venv demo run test frontend browser-test sandbox-tools screenshots nightly check types security bandit audit secret-scan lock format clean install uninstall
 
 venv: $(VENV)/.ready
 
@@ -45,7 +45,7 @@ nightly: venv
 check: venv sandbox-tools
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(MAKE) --no-print-directory -j2 types test
+	$(MAKE) --no-print-directory -j2 types security test
 	$(MAKE) --no-print-directory browser-test
 
 # What the tests of the unit's sandbox need. Without it they are left out, and say so.
@@ -72,6 +72,22 @@ screenshots: venv
 
 types: venv
 	$(BIN)/mypy
+
+# Insecure calls, known vulnerabilities of what the service is installed from, secrets left in files.
+security: venv bandit audit secret-scan
+
+bandit: venv
+	$(BIN)/bandit --quiet -c pyproject.toml -r reclass_plex service systemd demo benchmarks frontend checks
+
+audit: venv
+	$(BIN)/python checks/audit.py
+
+secret-scan: venv
+	$(BIN)/python checks/secret_scan.py
+
+# Pins what the service is installed from, by version and hash. UPGRADE=--upgrade takes newer ones.
+lock: venv
+	$(BIN)/uv pip compile --quiet $(UPGRADE) pyproject.toml -o systemd/requirements.txt
 
 format: venv
 	$(BIN)/ruff format .

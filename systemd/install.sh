@@ -6,7 +6,9 @@
 #   PYTHON        the Python of the virtual environment, 3.10 or later: python3
 #   TORCH         what pip shall install as torch: a wheel, or "cpu". By default a torch with CUDA
 #                 that PYTHON already has is used, else pip's
-#   PIP_ARGS      more for pip, for instance numpy<2
+#   LOCK          the file that pins every package but torch by version and hash, so that nothing
+#                 else is installed: systemd/requirements.txt. "skip" takes what pip finds
+#   PIP_ARGS      more for pip, for instance numpy<2; that is not in the lock, so LOCK=skip
 #   SERVICE_USER  the user that the daemon runs as, if not one of its own: reclass-plex
 #   INSTALL_VENV  "skip" leaves the virtual environment out
 #   PURGE         1: uninstall removes the configuration, the database and the user too
@@ -17,6 +19,7 @@ PREFIX=${PREFIX:-/opt/reclass-plex}
 DESTDIR=${DESTDIR:-}
 PYTHON=${PYTHON:-python3}
 SOURCE=$(cd "$(dirname "$0")/.." && pwd)
+LOCK=${LOCK:-$SOURCE/systemd/requirements.txt}
 
 ETC=$DESTDIR/etc/reclass-plex
 UNITS=$DESTDIR/etc/systemd/system
@@ -96,11 +99,17 @@ make_venv() {
     # From a copy: a build in the source would leave folders that belong to root there.
     copy=$(mktemp -d)
     (cd "$SOURCE" && cp -R pyproject.toml README.md LICENSE reclass_plex service "$copy/")
-    # Pinned: where that torch does not suit, pip shall say so, not put one without CUDA in its place.
-    "$VENV/bin/python" -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
-        >"$copy/torch.txt"
-    # shellcheck disable=SC2086
-    pip_install -c "$copy/torch.txt" "$copy" ${PIP_ARGS:-}
+    if [ "$LOCK" = skip ] || [ -n "${PIP_ARGS:-}" ]; then
+        say "LOCK=skip or PIP_ARGS: packages are installed as pip finds them, not by hash"
+        # Pinned: where that torch does not suit, pip shall say so, not put one without CUDA in its
+        # place.
+        "$VENV/bin/python" -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
+            >"$copy/torch.txt"
+        # shellcheck disable=SC2086
+        pip_install -c "$copy/torch.txt" "$copy" ${PIP_ARGS:-}
+    else
+        install_locked "$copy"
+    fi
     if [ -n "$DESTDIR" ]; then relocate; fi
     "$VENV/bin/python" -I - <<'END' || fail "torch does not work; see docs/jetson.md or docs/rtx.md"
 import torch
@@ -108,6 +117,12 @@ torch.zeros(1).numpy()
 cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA: the CPU does the work"
 print(f"torch {torch.__version__}: {cuda}")
 END
+}
+
+# Installs what the lock names, and nothing else: the package itself is built with its setuptools.
+install_locked() {
+    pip_install --require-hashes --no-deps -r "$LOCK"
+    pip_install --no-deps --no-build-isolation "$1"
 }
 
 pip_install() { (cd "$SOURCE" && "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"); }
