@@ -1,12 +1,10 @@
-"""How quick, how quiet and how steady the daemon is here.
+"""How quick and how quiet the daemon is here.
 
     python benchmarks/daemon.py [--minutes 2] [--files 100000]
-    python benchmarks/daemon.py --soak 30
 
 Real processes on music cut from the demo's, each piece another. Latency is counted from the moment
-when a file has rested for `settle_seconds` to that when the tagged one stands in its place. With
---soak nothing else is measured: new files keep coming as fast as they are worked on, with the
-tests' Plex server beside, and every 30 s memory, open files and threads are counted.
+when a file has rested for `settle_seconds` to that when the tagged one stands in its place. How
+steady it is over hours, fault_injection.py --soak measures.
 """
 
 from __future__ import annotations
@@ -18,10 +16,8 @@ import random
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -39,10 +35,6 @@ SOURCES = (
     DEMO / "Legoluft - Space-Atmo.opus",
 )
 SETTLE = 1.0  # seconds
-SAMPLE_SECONDS = 30.0
-WARM_UP_SECONDS = 120.0  # of a soak, before its slopes are counted: caches fill
-IN_LINE = 60  # files that a soak keeps before the worker
-KEPT = 300  # files that a soak leaves in place
 
 
 class Pieces:
@@ -68,14 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2, help="how long to watch it idle")
     parser.add_argument("--files", type=int, default=100_000, help="of the large library")
-    parser.add_argument("--soak", type=float, metavar="MINUTES")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     print(f"{platform.machine()}, {cores} cores, {time.strftime('%Y-%m-%d')}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        if options.soak:
-            soak(Path(scratch), options.soak * 60)
-            return
         measure_latency(Path(scratch, "latency"), options.minutes * 60)
         measure_busy(Path(scratch, "busy"))
         measure_large(Path(scratch, "large"), options.files)
@@ -192,101 +180,6 @@ def measure_large(root: Path, files: int) -> None:
         print(f"  a new file in its last folder: tagged after {seconds:.1f} s, 0.3 s to settle")
     finally:
         daemon.end()
-
-
-# Soak
-
-
-def soak(root: Path, seconds: float) -> None:
-    """Keep it at full load and look whether anything grows."""
-    site, pieces = make_site(root)
-    with ExitStack() as stack:
-        plex = stack.enter_context(PlexStandIn())
-        library = plex.add_library(location="/data/music", root=site.music)
-        site.configure(
-            plex={
-                "url": plex.url,
-                "path_map": [{"plex": "/data/music", "local": str(site.music)}],
-            }
-        )
-        daemon = stack.enter_context(running(site))
-        stopping = threading.Event()
-        feeder = threading.Thread(target=feed, args=(site, daemon, pieces, plex, stopping))
-        feeder.start()
-        stack.callback(feeder.join)
-        stack.callback(stopping.set)
-        samples: list[tuple[float, str, tuple[float, int, int]]] = []
-        began = time.monotonic()
-        workers = set()
-        print("  time        main: MB files threads   worker: MB files threads   done in line")
-        while (now := time.monotonic() - began) < seconds + 1:
-            status = daemon.status()
-            worker = daemon.worker()
-            line = f"{now:6.0f} s"
-            main = psutil.Process(daemon.process.pid)
-            for name, process in (("main", main), ("worker", worker)):
-                if process is None:
-                    line += f"{'-':>27}"
-                    continue
-                values = count(process)
-                samples.append((now, name, values))
-                line += f"{values[0]:17.1f} {values[1]:5} {values[2]:4}"
-            workers.add(worker.pid if worker else None)
-            line += f"   {pieces.count - in_line(status):8} {in_line(status):5}"
-            print(line, flush=True)
-            plex.scan(library)
-            stopping.wait(SAMPLE_SECONDS)
-        stopping.set()
-        feeder.join()
-        done = pieces.count - in_line(daemon.status())
-        print(
-            f"{done} tracks, {done / now * 3600:,.0f} an hour; {plex.requests} requests to Plex,"
-            f" errors: {plex.errors[:3]}; worker processes: {len(workers)}"
-        )
-        for name in ("main", "worker"):
-            tell_growth(name, [(at, values) for at, one, values in samples if one == name])
-        failed = daemon.status().jobs["failed"]
-        print(f"failed: {failed}; stopped within {daemon.terminate():.2f} s")
-
-
-def feed(
-    site: Site, daemon: Daemon, pieces: Pieces, plex: PlexStandIn, stopping: threading.Event
-) -> None:
-    """Drop albums of ever new files while there are few in line, and delete the oldest."""
-    dropped: list[Path] = []
-    album = 0
-    while not stopping.wait(0.2):
-        if in_line(daemon.status()) > IN_LINE:
-            continue
-        album += 1
-        folder = site.music / f"Artist {album // 4}" / f"Album {album}"
-        folder.mkdir(parents=True)
-        for _ in range(12):
-            piece = pieces.next()
-            dropped.append(piece.rename(folder / piece.name))
-        while len(dropped) > KEPT:
-            dropped.pop(0).unlink()
-
-
-def count(process: psutil.Process) -> tuple[float, int, int]:
-    """Return memory in MB, open files and threads."""
-    with process.oneshot():
-        return process.memory_info().rss / 1e6, process.num_fds(), process.num_threads()
-
-
-def tell_growth(name: str, samples: Sequence[tuple[float, tuple[float, int, int]]]) -> None:
-    """Print the first and last of each figure, and its slope after the warm-up."""
-    steady = [one for one in samples if one[0] >= WARM_UP_SECONDS] or list(samples)
-    for index, what in enumerate(("MB", "open files", "threads")):
-        times = [at for at, _ in steady]
-        values = [float(figures[index]) for _, figures in steady]
-        slope = "-"
-        if len(steady) >= 3:
-            slope = f"{statistics.linear_regression(times, values).slope * 3600:+.1f} an hour"
-        print(
-            f"{name}, {what}: first {samples[0][1][index]:.0f}, after the warm-up {values[0]:.0f},"
-            f" last {values[-1]:.0f}, most {max(values):.0f}; slope {slope}"
-        )
 
 
 def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
