@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument(
         "--soak", type=float, metavar="MINUTES", help="of arrivals, kills and users"
     )
-    parser.add_argument("--tracks", type=int, default=150, help="that are kept in place at most")
+    parser.add_argument("--tracks", type=int, default=40, help="that are kept in place at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, default=Path("faults.log"), help="of every fault")
     options = parser.parse_args()

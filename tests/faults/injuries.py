@@ -106,7 +106,7 @@ class Killer:
     def acts(self) -> dict[Callable[[], None], float]:
         """Return ways to kill, and how often each."""
         return {
-            self.command: 6,
+            self.command: 12,
             self.daemon: 1.5,
             self.group: 1,
             self.worker: 1,

@@ -15,7 +15,7 @@ from faults.injuries import Condition, Killer, conditions, two_daemons
 from faults.people import People
 from faults.world import World
 
-IN_LINE = 40  # files that wait: then no more come
+IN_LINE = 15  # files that wait: then no more come
 CALM_CONDITIONS = 10  # after which all is healed and judged
 
 
@@ -31,8 +31,8 @@ class Plan:
     conditions: int | None = None
     longest: float = 5.0
     corruptions: int = 0
-    calm_every: int = 100
-    most_tracks: int = 150
+    calm_every: int = 150
+    most_tracks: int = 40
     first_albums: int = 3
 
 
