@@ -34,6 +34,7 @@ def main() -> int:
         "--soak", type=float, metavar="MINUTES", help="of arrivals, kills and users"
     )
     parser.add_argument("--tracks", type=int, default=40, help="that are kept in place at most")
+    parser.add_argument("--only-kills", action="store_true", help="and conditions at random")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, default=Path("faults.log"), help="of every fault")
     options = parser.parse_args()
@@ -56,8 +57,13 @@ def main() -> int:
                 outcome = soak.run()
                 lines += [*soak.counted, *soak.growth()]
             else:
-                tracks, times = options.tracks, options.corruptions
-                outcome = run(world, Plan(options.kills, corruptions=times, most_tracks=tracks))
+                plan = Plan(
+                    options.kills,
+                    weather=not options.only_kills,
+                    corruptions=options.corruptions,
+                    most_tracks=options.tracks,
+                )
+                outcome = run(world, plan)
             lines += outcome.lines()
         finally:
             keep_logs(world, options.log)

@@ -32,7 +32,14 @@ from pydantic import BaseModel
 from reclass_plex import pipeline
 from reclass_plex.config import Config
 from reclass_plex.decoders import Decoders, Limits
-from reclass_plex.errors import ConfigError, DeviceError, ModelError, ReclassError, StoreBusy
+from reclass_plex.errors import (
+    ConfigError,
+    DeviceError,
+    ModelError,
+    ReclassError,
+    StoreBusy,
+    StoreError,
+)
 from reclass_plex.store import Store
 from reclass_plex.worker import Worker
 from service.logs import set_up_log
@@ -117,6 +124,9 @@ def main() -> int:
     except (ConfigError, ModelError) as error:
         log.error("%s", error)
         return os.EX_CONFIG
+    except StoreError as error:  # damaged, on a disk that is full or fails: a crash with a name
+        log.error("%s", error)
+        return 1
 
 
 def _work(order: Order, signals: _Signals) -> int:

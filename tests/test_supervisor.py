@@ -267,3 +267,27 @@ def test_the_real_worker_of_a_daemon_that_was_killed_ends_quietly(
         worker.stdout.close()  # nobody hears its report
         _, said = worker.communicate(json.dumps(order).encode() + b"\n" if told else b"", 60)
     assert (worker.returncode, said) == (0, b"")
+
+
+def test_the_real_worker_names_a_store_that_it_cannot_use(tmp_path: Path) -> None:
+    import subprocess
+
+    path = tmp_path / "damaged.sqlite"
+    path.write_bytes(b"no database at all" * 1000)
+    order = {"config": Config().model_dump(mode="json"), "store": str(path), "device": "cpu"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "--worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        worker.stdin.write(json.dumps(order) + "\n")
+        worker.stdin.flush()  # and it stays open
+        said = worker.stderr.read()
+        worker.wait(60)
+    assert worker.returncode == 1
+    assert f"{path}: the store is damaged" in said
+    assert "Traceback" not in said

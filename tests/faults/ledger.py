@@ -66,6 +66,7 @@ class Ledger:
         """Note what somebody made of the bytes `was`."""
         clean = any(one.clean and one.evidence.content == was for one in record.versions)
         record.versions.append(Version(evidence, clean))
+        record.causes += 1
 
     def decided(self, record: FileRecord) -> None:
         """Note what a person said of a recording: it holds for all files of it."""
@@ -77,10 +78,10 @@ class Ledger:
         """Yield the files that must be there."""
         yield from (record for record in self.files if not record.removed)
 
-    def cause_all(self) -> None:
-        """Note what may make the product write any file once more: a database of yesterday."""
+    def cause_below(self, folder: Path) -> None:
+        """Note what may make the product write each file of a folder once more."""
         for record in self.files:
-            record.causes += 1
+            record.causes += folder in record.path.parents
 
     def plex_of(self, key: int) -> PlexRecord:
         return self.plex.get(key, PlexRecord())

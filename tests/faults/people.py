@@ -183,8 +183,10 @@ class People:
             self.by_api(record.path, "/decisions", kind="correct", genres=["Folk"])
 
     def reclassify(self) -> None:
+        """Let an album be heard again: with fewer tracks, its vote may be another."""
         record = self.pick()
         if record is not None:
+            self.world.ledger.cause_below(record.path.parent)
             self.command("reclassify", str(record.path.parent), "--json")
 
     def tag(self, *, kill_after: float | None = None) -> int:
@@ -196,9 +198,7 @@ class People:
         more: Sequence[str] = ()
         if self.world.random.random() < 0.6:
             more = ("--overwrite-user-genres",)
-            for one in self.world.ledger.present():
-                if path in one.path.parents:
-                    one.causes += 1
+            self.world.ledger.cause_below(path)
         return self.command("tag", str(path), "--yes", "--json", *more, kill_after=kill_after)
 
     def pause(self) -> None:

@@ -23,11 +23,13 @@ CALM_CONDITIONS = 10  # after which all is healed and judged
 class Plan:
     """How much: the session ends when all of it was done. `calm_every` counts kills.
 
+    `weather`: first every condition comes, one after another, and nothing is killed meanwhile.
     `conditions` bounds how many kinds of them come at least once (None: all), `longest` how many
     seconds each holds.
     """
 
     kills: int
+    weather: bool = True
     conditions: int | None = None
     longest: float = 5.0
     corruptions: int = 0
@@ -78,7 +80,8 @@ def run(world: World, plan: Plan) -> Outcome:
     """Run a session to its end, whatever is found on the way."""
     session = Session(world, plan)
     session.begin()
-    session.weather()
+    if plan.weather:
+        session.weather()
     session.storm()
     return session.end()
 
