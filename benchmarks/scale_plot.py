@@ -36,7 +36,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
         "memory, MB",
         "MB",
         ("reconcile's memory, MB", "their memory, MB", "making it, MB", "daemon at rest, MB"),
-        True,
+        False,
     ),
 )
 NAMES = {"their memory, MB": "known files asked about", "making it, MB": "index being made"}
@@ -57,9 +57,9 @@ def plot(table: Mapping[int, Mapping[str, float]], path: Path) -> None:
             points = [(size, table[size][name]) for size in sizes if name in table[size]]
             label = NAMES.get(name, name.rpartition(", ")[0])
             panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+        panel.set(xscale="log", yscale="log", xlabel="tracks", title=title, ylabel=unit)
         if with_growth:
             _draw_growth(panel, sizes)
-        panel.set(xscale="log", yscale="log", xlabel="tracks", title=title, ylabel=unit)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=6)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
