@@ -47,7 +47,8 @@ class _File:
         return self.end - self.start
 
     def read(self, at: int, length: int) -> bytes:
-        return os.pread(self.descriptor, max(0, min(length, self.size - at)), self.start + at)
+        length = min(length, self.size - at)
+        return os.pread(self.descriptor, length, self.start + at) if length > 0 <= at else b""
 
     def tail(self, length: int) -> bytes:
         return self.read(max(0, self.size - length), length)

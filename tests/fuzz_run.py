@@ -5,6 +5,7 @@ Case `number` of a `seed` is the same file on every machine with the same librar
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -151,6 +152,7 @@ def _work(
 ) -> None:
     """Run the cases in this process, which ends with them."""
     try:
+        faulthandler.disable()
         audio._PATIENCE = PATIENCE
         limit = _data_size() + MEMORY
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
