@@ -16,6 +16,7 @@ from fuzz_run import Case, make_case, run_cases
 from fuzz_targets import TARGETS, run_target
 
 from reclass_plex import audio, tags
+from reclass_plex.config import TagOptions
 from reclass_plex.decoders import Decoders
 from reclass_plex.errors import Harmful, NotAudio, TagsUnsupported
 from reclass_plex.records import Excerpt
@@ -79,7 +80,7 @@ def test_the_fuzzer_sees_crashes_circles_and_broken_promises(
         "BUG crash -11": lambda path: os.kill(os.getpid(), signal.SIGSEGV),
         "BUG hangs": lambda path: time.sleep(60),
         "BUG MemoryError": lambda path: print(len(bytes(3 << 30))),
-        "BUG KeyError": lambda path: print({}["a"]),
+        "BUG KeyError": lambda path: print(dict[str, str]()["a"]),
         "BUG Broken": lambda path: fuzz_targets._hold(False, "planted"),
     }
     monkeypatch.setattr(fuzz_run, "CASE_SECONDS", 3.0)
@@ -193,7 +194,7 @@ def test_moov_in_moov_without_end_is_not_edited(tmp_path: Path) -> None:
     path = tmp_path / "a.m4a"
     path.write_bytes(nested_atoms(tmp_path))
     with pytest.raises(TagsUnsupported, match=r"without end|mutagen"):
-        tags.prepare_write(path, ("Jazz",), tags.TagOptions())
+        tags.prepare_write(path, ("Jazz",), TagOptions())
 
 
 def test_a_dsf_of_a_thousand_channels_divides_nothing_by_zero(tmp_path: Path) -> None:
