@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reclass_plex.config import TagOptions
+from reclass_plex.decoders import Decoders
 from reclass_plex.errors import EditedSince, FileChanged, FileError, printable
 from reclass_plex.files import find_leftovers, hash_file, leftover_token, open_regular
 from reclass_plex.store import JournalEntry, KnownTrack, Store
@@ -218,21 +219,28 @@ def undo_changes(
     for folder in {entry.path.parent for entry in entries}:
         remove_leftovers(store, find_leftovers(folder))
     run_id = store.start_run("undo")
-    for entry in entries:
-        if should_stop():
-            break
-        yield entry, undo_change(store, entry, options)
+    with Decoders(1) as apart:
+        for entry in entries:
+            if should_stop():
+                break
+            yield entry, undo_change(store, entry, options, apart)
     store.finish_run(run_id)
 
 
-def undo_change(store: Store, entry: JournalEntry, options: TagOptions) -> UndoResult:
+def undo_change(
+    store: Store, entry: JournalEntry, options: TagOptions, apart: Decoders | None = None
+) -> UndoResult:
     """Take one change back: the exact former bytes, or where the file was edited since, the genre
     and the moods that we wrote.
 
-    What was edited of these since stays. Never raises FileError: the result says what is wrong.
+    What was edited of these since stays. What is there now is first read in a process of `apart`:
+    it may be anything. Never raises FileError: the result says what is wrong.
     """
+    if apart is None:
+        with Decoders(1) as one:
+            return undo_change(store, entry, options, one)
     try:
-        now = _restore(store, entry, options)
+        now = _restore(store, entry, options, apart)
     except FileError as error:
         verb = "kept" if isinstance(error, EditedSince) else "not restored"
         return UndoResult(False, f"{verb}: {error.reason}")
@@ -249,9 +257,8 @@ def undo_change(store: Store, entry: JournalEntry, options: TagOptions) -> UndoR
     return UndoResult(True, now.how)
 
 
-def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> _Restored:
+def _restore(store: Store, entry: JournalEntry, options: TagOptions, apart: Decoders) -> _Restored:
     from reclass_plex import tags
-    from reclass_plex.audio import audio_digest
 
     path = entry.path
     delta = store.read_delta(entry.id)
@@ -271,7 +278,7 @@ def _restore(store: Store, entry: JournalEntry, options: TagOptions) -> _Restore
         moods = None if entry.moods is None else ()
         return _Restored(status, "restored byte for byte", entry.before, moods)
     except EditedSince:
-        if audio_digest(path) != entry.digest:
+        if apart.digest(path) != entry.digest:
             raise EditedSince(path, "another recording is there now") from None
         found, prepared = tags.restore_names(
             path, entry.before, entry.after, options, moods=entry.moods

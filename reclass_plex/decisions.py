@@ -22,6 +22,7 @@ from typing import Literal
 from reclass_plex import changes
 from reclass_plex.config import Config
 from reclass_plex.decided import Decision, Decisions, Kind, Word
+from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, FileChanged, FileError, NotAudio, visible
 from reclass_plex.files import find_leftovers
@@ -271,9 +272,6 @@ def _locate(
 
     Raises FileError if it cannot be read, or another recording has taken its place.
     """
-    from reclass_plex import tags
-    from reclass_plex.audio import audio_digest
-
     path = track.path
     if not os.path.lexists(path):
         for moved in store.paths_of(decision.digest):
@@ -290,9 +288,10 @@ def _locate(
     stamp = (status.st_size, status.st_mtime_ns)
     if found and (found.digest, found.size, found.mtime_ns) == (decision.digest, *stamp):
         return found
-    if audio_digest(path) != decision.digest:
-        raise NotAudio(path, "another recording has taken its place since")
-    says = tags.read_tags(path, config.tags)
+    with Decoders(1, Limits.of(config.worker)) as apart:  # what came there was never read before
+        if apart.digest(path) != decision.digest:
+            raise NotAudio(path, "another recording has taken its place since")
+        says, _ = apart.examine(path, config.tags)
     store.save_track(
         path,
         status.st_size,

@@ -147,6 +147,11 @@ class Decoders:
         found: tuple[FileTags, str] = self._ask("examine", path, options)
         return found
 
+    def digest(self, path: Path) -> str:
+        """Return the audio digest alone. Raises as `examine` does."""
+        found: str = self._ask("digest", path, None)
+        return found
+
     def decode(self, path: Path, excerpt: Excerpt) -> Waveform:
         """Decode as `audio.decode_excerpt` does. Raises FileError as that and `examine` do."""
         found: Waveform = self._ask("decode", path, excerpt)

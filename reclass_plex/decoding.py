@@ -64,6 +64,13 @@ def examine_file(path: Path, options: TagOptions) -> tuple[FileTags, str]:
     return tags.read_tags(path, options), audio.audio_digest(path)
 
 
+def digest_file(path: Path, _: None) -> str:
+    """Return the audio digest alone. Raises FileError."""
+    from reclass_plex.audio import audio_digest
+
+    return audio_digest(path)
+
+
 def decode_file(path: Path, excerpt: Excerpt) -> Waveform:
     """Decode as `audio.decode_excerpt` does."""
     from reclass_plex.audio import decode_excerpt
@@ -73,6 +80,7 @@ def decode_file(path: Path, excerpt: Excerpt) -> Waveform:
 
 _FUNCTIONS: dict[str, Callable[[Path, Any], object]] = {
     "examine": examine_file,
+    "digest": digest_file,
     "decode": decode_file,
 }
 
