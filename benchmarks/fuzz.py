@@ -1,6 +1,7 @@
 """Hostile files by the hundred thousand: what do reading, decoding, writing, undo make of them?
 
     python benchmarks/fuzz.py --cases 100000 [--seed 1] [--log fuzz.log] [--seconds 3600]
+    python benchmarks/fuzz.py --record fuzz.log more.log           # what runs came to, together
     python benchmarks/fuzz.py --show 1:4711 [--keep bad.mp3]      # one case again, in this process
 
 Real files of every format are damaged (tests/fuzz_mutators.py), and everything that the product
@@ -39,7 +40,11 @@ def main() -> None:
     parser.add_argument("--log", type=Path, default=Path("fuzz.log"))
     parser.add_argument("--show", metavar="SEED:NUMBER", help="run one case here, in the open")
     parser.add_argument("--keep", type=Path, help="with --show: where to leave the file")
+    parser.add_argument("--record", metavar="LOG", type=Path, nargs="+", help="print these runs'")
     options = parser.parse_args()
+    if options.record:
+        print_record([_read(_state(log)) for log in options.record])
+        return
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder))
     if options.show:
@@ -95,9 +100,14 @@ def _state(log: Path) -> Path:
 def _load(log: Path, seed: int) -> Tally:
     if not _state(log).exists():
         return Tally(seed)
-    said = json.loads(_state(log).read_text())
-    if said["seed"] != seed:
-        sys.exit(f"{log}: is of seed {said['seed']}: take another --log")
+    tally = _read(_state(log))
+    if tally.seed != seed:
+        sys.exit(f"{log}: is of seed {tally.seed}: take another --log")
+    return tally
+
+
+def _read(state: Path) -> Tally:
+    said = json.loads(state.read_text())
     return Tally(**{**said, "counts": Counter(said["counts"])})
 
 
