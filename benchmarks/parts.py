@@ -61,7 +61,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.5  # to look takes some ms itself
 # Of a process that reads, as `decoders` starts it, but with clocks.
 _READER = "import sys; sys.path[:] = {{path!r}} + [{here!r}]; import parts; parts.read({{args}})"
 _READ = "RECLASS_PARTS"  # the variable that names the folder into which readers write
