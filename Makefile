@@ -17,7 +17,7 @@ TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # Threads of a test would wait in busy loops for those of the test beside it.
 test nightly: export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo run test frontend browser-test sandbox-tools screenshots nightly check types security bandit audit secret-scan lock format clean install uninstall
+.PHONY: venv demo run test frontend browser-test sandbox-tools screenshots nightly check types security bandit audit secret-scan lock sbom format clean install uninstall
 
 venv: $(VENV)/.ready
 
@@ -84,6 +84,10 @@ audit: venv
 
 secret-scan: venv
 	$(BIN)/python checks/secret_scan.py
+
+# What the service is made of, as CycloneDX: sbom.json. The installer writes one, too.
+sbom: venv
+	$(BIN)/python systemd/sbom.py sbom.json
 
 # Pins what the service is installed from, by version and hash. UPGRADE=--upgrade takes newer ones.
 lock: venv

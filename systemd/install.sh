@@ -110,6 +110,7 @@ make_venv() {
     else
         install_locked "$copy"
     fi
+    "$VENV/bin/python" -I "$SOURCE/systemd/sbom.py" "$HOME_DIR/sbom.json" # what is there now
     if [ -n "$DESTDIR" ]; then relocate; fi
     "$VENV/bin/python" -I - <<'END' || fail "torch does not work; see docs/jetson.md or docs/rtx.md"
 import torch
@@ -262,7 +263,7 @@ uninstall_all() {
         if is_our_link "$command"; then rm -f "$BIN/$command"; fi
     done
     if [ -e "$MARK" ]; then rm -rf "$VENV"; fi
-    rm -f "$HOME_DIR/prepare.py" "$HOME_DIR/config.example.yaml"
+    rm -f "$HOME_DIR/prepare.py" "$HOME_DIR/config.example.yaml" "$HOME_DIR/sbom.json"
     remove_if_empty "$HOME_DIR"
     if has_systemd; then
         systemctl daemon-reload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -256,3 +257,6 @@ def test_a_whole_installation_is_what_the_lock_says(tmp_path: Path) -> None:
         cwd=tmp_path,
     ).stdout
     assert "classify" in help_text
+    sbom = json.loads((tmp_path / "opt/reclass-plex/sbom.json").read_bytes())
+    listed = {one["name"] for one in sbom["components"]}
+    assert set(pins) | {"torch"} <= listed
