@@ -132,6 +132,7 @@ def _flac(data: bytes, at: int, layout: Layout) -> None:
 
 
 def _comments(data: bytes, at: int, end: int, layout: Layout) -> None:
+    end = min(end, len(data))
     layout.add(at, 4, "little")
     at += 4 + int.from_bytes(data[at : at + 4], "little")
     layout.add(at, 4, "little")

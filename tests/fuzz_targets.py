@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 
 from reclass_plex import m3u, tags
@@ -112,7 +113,8 @@ def _write(path: Path) -> None:
     ]
     _hold(others[0] == others[1], f"other tags changed: {others}")
     _hold(audio_digest(path) == digest, "another digest")
-    _hold(_heard(path) == heard, "other audio")
+    # FFmpeg seeks in damaged Ogg by halving the file, so that a longer tag may cost it a frame.
+    written = None if _heard(path) == heard else _packets(path)
     tags.restore_bytes(
         path,
         prepared.delta,
@@ -122,6 +124,13 @@ def _write(path: Path) -> None:
     )
     _hold(path.read_bytes() == former, "undo did not give the bytes back")
     _hold([path.name] == os.listdir(path.parent), "a copy was left")
+    if written is not None:
+        _hold(written == _packets(path), "other audio")
+
+
+def _packets(path: Path) -> list[tuple[int | None, bytes]]:
+    with av.open(str(path)) as container:
+        return [(packet.pts, bytes(packet)) for packet in container.demux(audio=0)]
 
 
 def _heard(path: Path) -> object:
