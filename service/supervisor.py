@@ -127,9 +127,14 @@ class Supervisor:
             device=device,
             log_level=logging.getLogger().getEffectiveLevel(),
         )
-        self._process = subprocess.Popen(
-            list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        except OSError as error:  # no memory, too many processes: that passes
+            log.error("the worker cannot be started: %s", error.strerror or error)
+            self._retry_later(now)
+            return
         assert self._process.stdout is not None  # noqa: S101 - it was asked for
         os.set_blocking(self._process.stdout.fileno(), False)
         self._said = b""
@@ -191,9 +196,12 @@ class Supervisor:
         else:
             cause = f"signal {-status}" if status < 0 else f"status {status}"
             log.error("the worker died (%s); a new one starts in %.0f s", cause, self._pause)
-            self.deaths += 1
-            self._not_before = now + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._retry_later(now)
+
+    def _retry_later(self, now: float) -> None:
+        self.deaths += 1
+        self._not_before = now + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _release(self) -> None:
         """Give back what the process held that ended: there is one, so whoever holds is dead."""

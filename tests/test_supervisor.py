@@ -112,6 +112,22 @@ def test_pauses_between_deaths_grow(make: Callable[..., Supervisor], tmp_path: P
     assert gaps[-1] >= 4
 
 
+def test_one_that_cannot_be_started_is_tried_again(jobs: Jobs, tmp_path: Path) -> None:
+    """A process that the system refuses (no memory) was the daemon's end."""
+    program = tmp_path / "worker"
+    one = Supervisor(jobs, Config(), tmp_path / "store.sqlite", command=[str(program)])
+    one.step(1000.0, wanted=True)
+    assert not one.running
+    assert one.deaths == 1
+    program.write_text("#!/bin/sh\nread order\nread line\n")
+    program.chmod(0o755)
+    one.step(1000.1, wanted=True)
+    assert not one.running  # not at once
+    one.step(1000.0 + module.LONGEST_PAUSE, wanted=True)
+    assert one.running
+    one.stop()
+
+
 def test_it_is_ended_politely_when_not_allowed(
     make: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
