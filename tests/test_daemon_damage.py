@@ -17,6 +17,7 @@ from daemon_tools import PATIENCE, Daemon, Site, running, wait_until
 from many_tracks import fill_store
 
 from reclass_plex.backups import list_backups, make_backup
+from reclass_plex.errors import StoreDamaged
 from reclass_plex.store import Store
 
 PAGE = 4096
@@ -107,6 +108,9 @@ def test_damage_under_a_running_daemon_ends_it(site: Site) -> None:
     with running(site) as daemon:
         daemon.wait_ready().pause()
         spoil(site.store, header=False)
+        # Idle, it may have all that it asks for in its caches: whoever meets the damage tells all.
+        with pytest.raises(StoreDamaged), Store.open(site.store) as store:
+            list(store.iter_known())
         assert daemon.process.wait(PATIENCE) == os.EX_DATAERR
         wait_until(lambda: not daemon.survivors(), "all its processes ended")
     assert "the store is damaged" in site.log_text()
