@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -223,7 +224,13 @@ class World:
     def counts(self) -> tuple[int, int, int]:
         """Count what waits for a time, what is being done, and what failed."""
         waiting = self.ask("SELECT count(*) FROM jobs WHERE state = 'waiting'")
-        waiting += self.ask("SELECT count(*) FROM plex_wanted WHERE state = 'waiting'")
+        # What was wanted of a file that is gone waits for two weeks, in case its disk is away.
+        there = [os.fsencode(record.path) for record in self.ledger.present()]
+        marks = ",".join("?" * len(there))
+        waiting += self.ask(
+            f"SELECT count(*) FROM plex_wanted WHERE state = 'waiting' AND path IN ({marks})",
+            *there,
+        )
         moving = self.ask("SELECT count(*) FROM jobs WHERE state IN ('ready','running','writing')")
         moving += self.ask("SELECT count(*) FROM journal WHERE state = 'pending'")
         moving += self.ask("SELECT count(*) FROM decisions WHERE open <> '[]' AND problem IS NULL")
