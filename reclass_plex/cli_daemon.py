@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reclass_plex import console
-from reclass_plex.cli_options import AsJson, ConfigFile, configure, full_path
+from reclass_plex.cli_options import FAILED, AsJson, ConfigFile, configure, full_path
 from reclass_plex.config import Config
 from reclass_plex.errors import ConfigError, printable
 from reclass_plex.jobs import STATES, Jobs, State
@@ -182,15 +182,30 @@ def reclassify(
         bool, typer.Option("--older-model", help="Tracks that only older models have heard.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every known track.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Do what is in line now, heard by a Ray cluster: ray://HOST:PORT, auto or local.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
     as_json: AsJson = False,
     config_file: ConfigFile = None,
 ) -> None:
     """Put tracks in line to be classified again; all that you name must hold."""
+    from reclass_plex.cli_cluster import refuse_daemon, work_on_cluster
     from reclass_plex.remote import find_daemon
     from reclass_plex.selection import Selection
 
     config = configure(config_file)
+    if cluster is not None and not dry_run:
+        refuse_daemon(config)
+        criteria = (paths, library, album, genre, below is not None, older_model, everything)
+        if not any(criteria):  # go on with what is in line
+            if not work_on_cluster(config, cluster, as_json=as_json):
+                raise typer.Exit(FAILED)
+            return
     selection = Selection.of(
         paths=tuple(map(full_path, paths or ())),
         library=library,
@@ -208,6 +223,10 @@ def reclassify(
         result = daemon.reclassify(selection, dry_run=dry_run)
     else:
         result = _reclassify_here(config, config_file, selection, dry_run=dry_run)
+    if cluster is not None and not dry_run:
+        if not work_on_cluster(config, cluster, as_json=as_json):
+            raise typer.Exit(FAILED)
+        return
     if as_json:
         console.print_json(result.model_dump(mode="json"))
         return

@@ -81,6 +81,12 @@ class DeviceError(ReclassError):
     kind = "device"
 
 
+class ClusterError(ReclassError):
+    """The cluster cannot be reached, or none of its machines can be used."""
+
+    kind = "cluster"
+
+
 class DaemonError(ReclassError):
     """The running daemon does not answer, or refuses what it was asked."""
 

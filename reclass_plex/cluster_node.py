@@ -1,0 +1,124 @@
+"""What a machine of a cluster does: it examines and hears the files that the one writer names.
+
+It is made of the same parts as one machine's worker, decoders in processes of their own and the
+ensemble in threads, and it has neither store nor queue. It changes nothing. Audio is decoded where
+it is heard, so that only tags, digests, verdicts and embeddings travel. Ray is not imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reclass_plex.errors import DeviceError, FileChanged, FileError, ModelError, printable
+
+if TYPE_CHECKING:
+    from reclass_plex.files import FoundFile
+
+# Each track is heard on one core, whatever the number of cores: sums are then the same everywhere.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a machine says of itself. `unseen`: why it cannot be given files, None if it can."""
+
+    version: str
+    models: str
+    notes: tuple[str, ...]
+    unseen: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one file: `result`, or the file's `error`, or that the machine is `unfit`."""
+
+    result: Any = None
+    error: FileError | None = None
+    unfit: str | None = None
+
+
+def version() -> str:
+    """Return the version that is installed here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("reclass-plex")
+    except PackageNotFoundError:  # from a checkout that was not installed
+        return "unknown"
+
+
+class Node:
+    """The models and decoders of one machine, or of one of its GPUs. Loaded once, when made.
+
+    `order` is the part of the configuration that hearing goes by, as JSON; `threads` tracks are
+    heard at once. Methods may be called from any number of threads.
+    """
+
+    def __init__(self, order: str, threads: int) -> None:
+        """Load everything. Raises ModelError, DeviceError, ValidationError."""
+        os.environ.update(ONE_THREAD)  # before torch and numpy are there
+        from reclass_plex.config import Config
+        from reclass_plex.decoders import Decoders, Limits
+        from reclass_plex.device import choose_device
+        from reclass_plex.ensemble import Ensemble
+
+        config = Config.model_validate_json(order)
+        self._tags = config.tags
+        self._ensemble = Ensemble.from_config(config, choose_device(config.worker.device))
+        self._ensemble.load()
+        self._models = self._ensemble.fingerprint
+        self._decoders = Decoders(config.worker.decoders or threads, Limits.of(config.worker))
+
+    def introduce(self, samples: Sequence[FoundFile]) -> Introduction:
+        """Say what is here, and whether `samples` are here as they are at the writer's."""
+        unseen = None
+        for sample in samples:
+            answer = _look(sample)
+            if answer is not None:
+                unseen = answer.unfit or str(answer.error)
+                break
+        return Introduction(version(), self._models, self._ensemble.notes, unseen)
+
+    def examine(self, file: FoundFile) -> Answer:
+        """Read a file's tags and audio digest, as `decoding.examine_file` does."""
+        missing = _look(file)
+        if missing is not None:
+            return missing
+        try:
+            return Answer(self._decoders.examine(file.path, self._tags))
+        except FileError as error:
+            return _look(file) or Answer(error=error)
+
+    def hear(self, file: FoundFile) -> Answer:
+        """Decode a file and let the ensemble vote, as `pipeline.classify_file` does."""
+        from reclass_plex.pipeline import classify_file
+
+        missing = _look(file)
+        if missing is not None:
+            return missing
+        try:
+            heard = classify_file(file.path, self._ensemble, self._decoders.decode)
+        except FileError as error:
+            return _look(file) or Answer(error=error)
+        except (DeviceError, ModelError) as error:
+            return Answer(unfit=str(error))
+        if self._ensemble.fingerprint != self._models:
+            return Answer(unfit="a stage had to be left out, so that its verdicts would be others")
+        return Answer(heard)
+
+
+def _look(file: FoundFile) -> Answer | None:
+    """Return None if the file is here as the writer sees it."""
+    try:
+        status = os.stat(file.path)  # noqa: PTH116 - its errors are wanted
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        return Answer(unfit=f"does not see {printable(file.path)}: {why}")
+    if (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns):
+        return None
+    text = f"is not the same on {platform.node()} (size or time): is it being written?"
+    return Answer(error=FileChanged(file.path, text))
