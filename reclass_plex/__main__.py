@@ -8,7 +8,15 @@ import gc
 
 gc.set_threshold(100_000)
 
-from reclass_plex.cli import main  # noqa: E402 - the reason for this module
+from reclass_plex import cli  # noqa: E402 - the reason for this module
+from reclass_plex.credentials import take_from_environment  # noqa: E402
+
+
+def main() -> None:
+    """Run the command; no process that it starts is given a secret."""
+    take_from_environment()
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

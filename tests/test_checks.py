@@ -32,7 +32,7 @@ def test_a_secret_in_a_file_is_found(tmp_path: Path) -> None:
         "key.txt": "-----BEGIN RSA " + "PRIVATE KEY-----\nabc\n",
         "plex.py": "plex(url, '" + "xK9-zQ2vB7nM" + "4pL8wT1s')\n",
         "config.yaml": "password: 'hunter2" + "hunter3'\n",
-        "harmless.py": f"digest = '{hashlib.sha256(b'x').hexdigest()}'\n",
+        "harmless.py": f"digest = {hashlib.sha256(b'x').hexdigest()!r}\n",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
