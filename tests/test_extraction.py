@@ -33,7 +33,16 @@ from reclass_plex.records import Excerpt, Waveform
 from reclass_plex.training import extraction_run
 from reclass_plex.training.datasets.collection import Collection, Recording, Split
 from reclass_plex.training.datasets.own_files import read_listed
-from reclass_plex.training.extraction import MANIFEST, RECORDING, ROWS, WORK, Manifest, read_table
+from reclass_plex.training.extraction import (
+    MANIFEST,
+    PACKED,
+    RECORDING,
+    ROWS,
+    WORK,
+    Manifest,
+    read_table,
+)
+from reclass_plex.training.extraction_packed import read_packed, write_packed
 from reclass_plex.training.extraction_run import open_extraction
 from reclass_plex.training.extraction_sets import (
     FeatureSet,
@@ -216,7 +225,8 @@ def test_windows_know_their_recording_and_tags_are_several(tmp_path: Path) -> No
         extract(tags, features, tmp_path)
         table = read_table(tmp_path / features.name)
         assert table.rows.dtype == np.float32  # widened
-        assert np.load(tmp_path / features.name / ROWS).dtype == np.float16
+        assert not (tmp_path / features.name / ROWS).exists()  # float16, packed
+        assert table.rows.astype(np.float16).astype(np.float32).tobytes() == table.rows.tobytes()
         assert table.recording.tolist() == [0, 1, 1]
         assert table.dims == {"fma-windows": 518, "musicnn": 500}[features.name]
         assert table.labels.tolist() == [[True, False, True], [False, False, False]]
@@ -616,3 +626,42 @@ def test_the_command(mixed: Collection, models: Path, tmp_path: Path) -> None:
     assert "short.wav: lasts 0.50 s, less than 1 s" in told.output
     with pytest.raises(ConfigError, match="--excerpt: excerpt 'all' is neither"):
         CliRunner().invoke(cli_extract.app, [*command, "--excerpt", "all"], catch_exceptions=False)
+
+
+def packed(path: Path, parts: list[np.ndarray]) -> Path:
+    with path.open("wb") as file:
+        write_packed(file, parts)
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 4095, 4096, 4097, 8192, 9000])
+def test_rows_are_packed_the_same_in_whatever_parts_they_come(tmp_path: Path, count: int) -> None:
+    generator = np.random.default_rng(count)
+    rows = generator.normal(size=(count, 2, 3)).astype(np.float16)
+    rows[0, 0] = [np.inf, -0.0, np.nan]
+    whole = packed(tmp_path / "whole", [rows])
+    cuts = np.sort(generator.integers(0, count + 1, 7))
+    assert packed(tmp_path / "parts", np.split(rows, cuts)).read_bytes() == whole.read_bytes()
+    found = read_packed(whole, rows.shape)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, rows.astype(np.float32))
+
+
+def test_packed_rows_that_are_damaged_are_refused(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(5000, 7)).astype(np.float16)
+    path = packed(tmp_path / PACKED, [rows])
+    content = path.read_bytes()
+    for place in (0, 5, len(content) // 2, len(content) - 1):
+        wrong = bytearray(content)
+        wrong[place] ^= 1
+        path.write_bytes(wrong)
+        with pytest.raises(Unreadable, match=r"rows\.packed: is damaged; extract again"):
+            read_packed(path, rows.shape)
+    for other, shape in (
+        (content[:-1], rows.shape),
+        (content + b"x", rows.shape),
+        (content, (5000, 6)),
+    ):
+        path.write_bytes(other)
+        with pytest.raises(Unreadable, match="is damaged"):
+            read_packed(path, shape)

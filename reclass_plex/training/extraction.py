@@ -1,7 +1,8 @@
 """A collection's audio to features on disk, in steps that survive anything.
 
     OUT/fma/manifest.json   what was computed, from what, by which versions; who failed and why
-    OUT/fma/rows.npy        (n, dims) or (n, layers, dims), to be mapped into memory
+    OUT/fma/rows.npy        (n, dims) or (n, layers, dims), to be mapped into memory; or
+    OUT/fma/rows.packed     the same in float16 where memory holds them (`extraction_packed`)
     OUT/fma/recording.npy   (n,) int64, each row's place in the manifest's `recordings`
     OUT/fma/.parts/         the work while it is not finished (`extraction_parts`)
 
@@ -28,10 +29,12 @@ from reclass_plex.models.catalogue import Record
 from reclass_plex.models.installed import hash_file
 from reclass_plex.records import Excerpt
 from reclass_plex.training.datasets.collection import Collection, Split
+from reclass_plex.training.extraction_packed import read_packed
 from reclass_plex.training.extraction_sets import Dtype, FeatureSet, Precision
-from reclass_plex.training.table import LONG_ROW, ROWS_AT_ONCE, FeatureTable
+from reclass_plex.training.table import LONG_ROW, FeatureTable
 
 MANIFEST, ROWS, RECORDING = "manifest.json", "rows.npy", "recording.npy"
+PACKED = "rows.packed"
 WORK = ".parts"
 
 
@@ -142,6 +145,11 @@ def differences(before: Plan, now: Plan) -> Iterator[str]:
             yield f"{name} was {was}, is {is_now}"
 
 
+def rows_file(plan: Plan, shape: tuple[int, ...]) -> str:
+    """Return the name of the file that holds rows of this shape (n, ...)."""
+    return PACKED if plan.dtype == "float16" and shape[-1] < LONG_ROW else ROWS
+
+
 def check_digests(folder: Path, manifest: Manifest) -> None:
     """Read the finished files whole. Raises Unreadable if one is not as it was written."""
     for name, digest in manifest.files.items():
@@ -157,15 +165,21 @@ def check_digests(folder: Path, manifest: Manifest) -> None:
 def read_table(folder: Path) -> FeatureTable:
     """Return finished features as a table. Raises ConfigError or FileError, naming the folder.
 
-    Rows in float32 are mapped, not read; those in float16 are widened in memory, but for rows so
-    long that it would be filled: they are mapped as they are.
+    Rows in float32 are mapped, not read; those in float16 are unpacked into memory, but for rows
+    so long that it would be filled: they are mapped as they are.
     """
     manifest = read_manifest(folder)
     plan = manifest.plan
-    rows = _map(folder / ROWS)
+    rows: npt.NDArray[Any]
+    if PACKED in manifest.files:
+        rows = read_packed(folder / PACKED, manifest.shape)
+    else:
+        rows = _map(folder / ROWS)
+        if rows.shape != manifest.shape or rows.dtype != plan.dtype:
+            raise Unreadable(folder / ROWS, f"is not what {MANIFEST} says; extract with --restart")
     recording = _map(folder / RECORDING)
-    if rows.shape != manifest.shape or rows.dtype != plan.dtype or len(recording) != len(rows):
-        raise Unreadable(folder / ROWS, f"is not what {MANIFEST} says; extract with --restart")
+    if len(recording) != len(rows):
+        raise Unreadable(folder / RECORDING, f"is not what {MANIFEST} says; extract with --restart")
     entries = manifest.recordings
     place = {label: number for number, label in enumerate(manifest.labels)}
     labels: npt.NDArray[np.int64] | npt.NDArray[np.bool_]
@@ -177,7 +191,7 @@ def read_table(folder: Path) -> FeatureTable:
         labels = np.array([place[entry.labels[0]] for entry in entries], np.int64)
     return FeatureTable(
         name=plan.table_name,
-        rows=rows if rows.dtype == np.float32 or rows.shape[-1] >= LONG_ROW else _widened(rows),
+        rows=rows,
         recording=np.asarray(recording),
         keys=tuple(entry.key for entry in entries),
         labels=labels,
@@ -202,10 +216,3 @@ def _map(path: Path) -> npt.NDArray[Any]:
     except ValueError as error:
         raise Unreadable(path, f"is damaged: {error}; extract again with --restart") from None
     return mapped
-
-
-def _widened(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    wide = np.empty(rows.shape, np.float32)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        wide[start : start + ROWS_AT_ONCE] = rows[start : start + ROWS_AT_ONCE]
-    return wide

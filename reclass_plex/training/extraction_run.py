@@ -25,6 +25,7 @@ from reclass_plex.records import Excerpt
 from reclass_plex.training.datasets.collection import Collection
 from reclass_plex.training.extraction import (
     MANIFEST,
+    PACKED,
     RECORDING,
     ROWS,
     WORK,
@@ -36,7 +37,9 @@ from reclass_plex.training.extraction import (
     differences,
     make_plan,
     read_manifest,
+    rows_file,
 )
+from reclass_plex.training.extraction_packed import write_packed
 from reclass_plex.training.extraction_parts import Part, Parts, write_at_once
 from reclass_plex.training.extraction_sets import FeatureSet, load_extractor
 from reclass_plex.training.extraction_workers import (
@@ -222,18 +225,23 @@ class Extraction:
     def _write_arrays(self, shape: tuple[int, ...], counts: Sequence[int]) -> dict[str, str]:
         """Write the rows and whose each is; return the digests of the files."""
 
+        name = rows_file(self.plan, shape)
+        parts = (part.rows for part in self._parts.read() if part.rows.size)
+
         def write_rows(file: IO[bytes]) -> None:
+            if name == PACKED:
+                write_packed(file, parts)
+                return
             descr = np.dtype(self.features.dtype).newbyteorder("<").str
             header = {"descr": descr, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for part in self._parts.read():
-                if part.rows.size:
-                    file.write(np.ascontiguousarray(part.rows).data)
+            for rows in parts:
+                file.write(np.ascontiguousarray(rows).data)
 
         owner = np.repeat(np.arange(len(counts), dtype="<i8"), counts)
-        write_at_once(self.folder / ROWS, write_rows)
+        write_at_once(self.folder / name, write_rows)
         write_at_once(self.folder / RECORDING, lambda file: np.save(file, owner))
-        return {name: hash_file(self.folder / name) for name in (ROWS, RECORDING)}
+        return {each: hash_file(self.folder / each) for each in (name, RECORDING)}
 
 
 class _Unsaved:
@@ -288,7 +296,7 @@ def open_extraction(
     try:
         _lock(descriptor, folder)
         with naming_errors(folder, writing=True):
-            for name in (MANIFEST, ROWS, RECORDING):
+            for name in (MANIFEST, ROWS, PACKED, RECORDING):
                 for torn in folder.glob(f".{name}.*"):  # what kill -9 left
                     torn.unlink()
                 if restart:
