@@ -28,7 +28,7 @@ def check(name: str, *arguments: str | Path) -> tuple[int, str]:
 
 def test_a_secret_in_a_file_is_found(tmp_path: Path) -> None:
     files = {
-        "github.py": "TOKEN = 'ghp_" + "a1B2c3D4e5F6" * 3 + "'\n",
+        "github.py": "TOKEN = 'ghp_" + "g1H2j3K4m5N6" * 3 + "'\n",
         "key.txt": "-----BEGIN RSA " + "PRIVATE KEY-----\nabc\n",
         "plex.py": "plex(url, '" + "xK9-zQ2vB7nM" + "4pL8wT1s')\n",
         "config.yaml": "password: 'hunter2" + "hunter3'\n",
