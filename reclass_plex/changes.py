@@ -128,25 +128,53 @@ def repair(store: Store) -> Iterator[str]:
 
 
 def _settle_undone(store: Store) -> Iterator[str]:
-    """Close the changes of files that have their former bytes: an undo had no time to say so."""
+    """Close the changes of files that have what they had: an undo had no time to say so."""
     cut_off = store.unfinished_runs("undo")
     if not cut_off:
         return
+    since = min(run.started for run in store.list_runs() if run.id in cut_off)
     for entry in store.changes():
         try:
-            status = entry.path.stat()
-            if abs(status.st_mtime_ns - entry.before_mtime_ns) > MTIME_STEP_NS:
-                continue  # an undo gives the former time back, too
-            with open_regular(entry.path) as file:
-                if hash_file(file).hex() != entry.before_hash:
-                    continue
+            done = _undone_since(entry, since)
         except (FileError, OSError):
             continue
-        moods = None if entry.moods is None else ()
-        store.finish_undo(entry.id, entry.path, status.st_size, status.st_mtime_ns, moods=moods)
+        if done is None:
+            continue
+        store.finish_undo(
+            entry.id,
+            entry.path,
+            done.status.st_size,
+            done.status.st_mtime_ns,
+            genres=done.genres,
+            moods=done.moods,
+        )
         yield f"{printable(entry.path)}: an interrupted undo had taken place"
     for run_id in cut_off:
         store.finish_run(run_id)
+
+
+def _undone_since(entry: JournalEntry, since: float) -> _Restored | None:
+    """Return what a file says from which an undo that began at `since` took a change back.
+
+    Its former bytes came with their former time. Where its owner had edited it, only what we wrote
+    was taken back: then it says what it said before us, and the system saw it change since. None if
+    neither is so.
+    """
+    from reclass_plex import tags
+
+    status = entry.path.stat()
+    moods = None if entry.moods is None else ()
+    if abs(status.st_mtime_ns - entry.before_mtime_ns) <= MTIME_STEP_NS:
+        with open_regular(entry.path) as file:
+            if hash_file(file).hex() == entry.before_hash:
+                return _Restored(status, "", entry.before, moods)
+    if status.st_ctime < since - MTIME_STEP_NS / 1e9:
+        return None
+    found = tags.read_tags(entry.path)
+    genre_is_back = entry.before in (entry.after, found.genres)
+    if genre_is_back and (entry.moods is None or not found.moods):
+        return _Restored(status, "", found.genres, moods)
+    return None
 
 
 def remove_leftovers(store: Store, paths: Iterable[Path]) -> None:

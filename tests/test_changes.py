@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from audio_files import make_audio
+from daemon_tools import set_tags
 
 from reclass_plex import changes, tags
 from reclass_plex.audio import audio_digest
@@ -138,6 +139,29 @@ def test_an_undo_that_was_killed_before_it_said_so_is_seen(
     assert known is not None
     assert (known.undone, known.genres) == (True, ())
     assert list(changes.repair(store)) == []
+
+
+def test_an_undo_of_an_edited_file_that_was_killed_is_seen(
+    store: Store, song: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by fault injection: the journal went on saying that the change stands."""
+    entry = tag(store, song)
+    set_tags(song, title="Edited since")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "finish_undo", killed)
+        list(changes.undo_changes(store, [entry], OPTIONS))
+    said = tags.read_tags(song, OPTIONS)
+    assert (said.genres, said.title) == ((), "Edited since")
+    assert [one.id for one in store.changes()] == [entry.id]
+    assert [line for line in changes.repair(store) if "undo had taken place" in line]
+    assert store.changes() == []
+    known = store.find_track(song, "models")
+    assert known is not None
+    assert (known.undone, known.genres) == (True, ())
 
 
 def test_a_change_that_stands_is_not_taken_for_undone(store: Store, song: Path) -> None:
