@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import pytest
 from pydantic import ValidationError
-from test_web import LOCAL, TOKEN, Daemon, serving
+from test_web import KEY, LOCAL, TOKEN, Daemon, serving
 from typer.testing import CliRunner
 
 from reclass_plex import password as password_module
@@ -32,7 +32,7 @@ from reclass_plex.password import (
 )
 from reclass_plex.store import Store
 from reclass_plex.web_keys import IDLE_SECONDS, LINK_SECONDS, MAX_SESSIONS, WebKeys
-from service.web.access import COOKIE, local_path
+from service.web.access import COOKIE, is_local, local_path
 from service.web.login_limit import LoginLimit
 from service.web.server import WebServer
 
@@ -445,6 +445,65 @@ def test_without_a_password_no_password_lets_in(tmp_path: Path) -> None:
             assert (status, problem["kind"]) == (401, "wrong-password")
             assert "reclass-plex password" in problem["detail"]
         assert Browser(server).ask("GET", "/api/status")[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.2", True),
+        ("::1", True),
+        ("LocalHost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.9", False),
+        ("music.example.org", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
+def test_it_is_known_what_other_machines_reach(host: str, local: bool) -> None:
+    assert is_local(host) is local
+
+
+NETWORK = WebOptions(host="0.0.0.0", port=0)
+OTHER = "192.168.1.9"  # as which another machine would know us
+
+
+def test_on_the_network_nobody_is_served_before_there_is_a_password(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store.sqlite") as store, serving(Daemon(store), NETWORK) as server:
+        link = WebKeys(store).make_link(time.time())
+        browser = Browser(server, headers={"Host": OTHER})
+        for method, path in (
+            ("GET", "/"),
+            ("GET", "/login"),
+            ("GET", f"/login/{link}"),
+            ("GET", "/api/v1/tracks"),
+            ("GET", "/api/events"),
+            ("GET", "/metrics"),
+            ("POST", "/api/v1/session"),
+        ):
+            status, _, problem = browser.ask(method, path, Accept="text/html")
+            assert (status, problem["status"]) == (403, 403), path
+            assert "reclass-plex password" in problem["detail"]
+        assert browser.ask("GET", "/healthz")[0] == 200
+        assert browser.ask("POST", f"/webhook/{KEY}", b"{}")[0] == 400  # malformed, but let in
+        assert browser.ask("GET", "/api/status", Authorization=f"Bearer {TOKEN}")[0] == 200
+        set_password(store.path, PASSWORD)
+        assert browser.ask("GET", "/api/v1/tracks")[0] == 401
+        assert browser.sign_in()[0] == 204
+        assert browser.ask("GET", "/api/v1/tracks")[0] == 200
+
+
+def test_on_the_network_a_token_that_holds_is_enough(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store.sqlite") as store, serving(Daemon(store), NETWORK) as server:
+        browser, keys = Browser(server, headers={"Host": OTHER}), WebKeys(store)
+        old = keys.make_token("old", "read", time.time() - 9 * 86400, days=1)
+        assert browser.ask("GET", "/api/v1/tracks", Authorization=f"Bearer {old}")[0] == 403
+        token = keys.make_token("new", "read", time.time())
+        assert browser.ask("GET", "/api/v1/tracks", Authorization=f"Bearer {token}")[0] == 200
+        keys.revoke_token("new")
+        assert browser.ask("GET", "/api/v1/tracks", Authorization=f"Bearer {token}")[0] == 403
 
 
 # The commands

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import requests
+from starlette.applications import Starlette
 from timing import timed
 
 from reclass_plex.config import Config, WebOptions
@@ -120,10 +121,10 @@ class Daemon:
 
 @contextlib.contextmanager
 def serving(daemon: Daemon, options: WebOptions = LOCAL) -> Iterator[WebServer]:
-    """Serve; when it ends no thread may be left."""
+    """Serve, on 127.0.0.1 whatever the options say; when it ends no thread may be left."""
     before = set(threading.enumerate())
     app = create_app(daemon, daemon.store, webhook_key=KEY, api_token=TOKEN, options=options)
-    server = WebServer(app, options)
+    server = WebServer(app, options.model_copy(update={"host": LOCAL.host}))
     server.start()
     try:
         yield server
@@ -402,8 +403,9 @@ def test_a_page_cannot_come_by_its_own_host_name(shared: WebServer, host: str, s
 
 
 def test_on_all_addresses_any_address_may_be_named(daemon: Daemon) -> None:
-    with serving(daemon, WebOptions(host="0.0.0.0", port=0)) as server:
-        assert server.url == f"http://127.0.0.1:{server.port}"
+    options = WebOptions(host="0.0.0.0", port=0)
+    with serving(daemon, options) as server:
+        assert WebServer(Starlette(), options).url == "http://127.0.0.1:0"
         assert ask(server, "GET", "/api/status", Host="192.168.1.9:8787")[0] == 200
         assert ask(server, "GET", "/api/status", Host="0.0.0.0")[0] == 200
         assert ask(server, "GET", "/api/status", Host="evil.example")[0] == 421

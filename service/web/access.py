@@ -102,6 +102,17 @@ class Access:
         """Whether one is set."""
         return has_password(self._store_path)
 
+    def is_locked(self) -> bool:
+        """Tell whether strangers have to prove who they are: by password, token, or proxy.
+
+        Without any of that nobody is let in on an address that other machines reach.
+        """
+        if self.has_password or (self._user_header and self._proxies):
+            return True
+        now = time.time()
+        tokens = self.keys.list_keys("token")
+        return any(one.expires is None or one.expires >= now for one in tokens)
+
     # Who asks
 
     def identify(self, headers: Headers, peer: str) -> Principal | None:
@@ -276,6 +287,14 @@ def local_path(target: str) -> str:
     """Return a path of ours to go on to after signing in: what names another site becomes "/"."""
     plain = target.startswith("/") and not target.startswith(("//", "/\\"))
     return target if plain and target.isprintable() and len(target) < 2000 else "/"
+
+
+def is_local(host: str) -> bool:
+    """Tell whether only this machine reaches what listens on `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"  # other names: who knows where they lead
 
 
 def peer_of(request: HTTPConnection) -> str:

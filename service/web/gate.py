@@ -1,9 +1,10 @@
 """What every request goes through before anything of it is handled.
 
-In this order: it names us as host; it is not too large; who asks is known, but for what anybody may
-see; what a browser sends to change something comes from a page of ours; who asks may do so. A page
-in a browser that was led here by its own host name (DNS rebinding) names that as Host. Health and
-the webhook, which has a key of its own, are let through as they are.
+In this order: it names us as host; where other machines reach us there is a password or token; it
+is not too large; who asks is known, but for what anybody may see; what a browser sends to change
+something comes from a page of ours; who asks may do so. A page in a browser that was led here by
+its own host name (DNS rebinding) names that as Host. Health and the webhook, which has a key of its
+own, are let through as they are.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reclass_plex.config import WebOptions
 from reclass_plex.errors import ReclassError
-from service.web.access import COMMAND, CSRF_FIELD, CSRF_HEADER, Access, Principal, peer_of, same
+from service.web.access import (
+    COMMAND,
+    CSRF_FIELD,
+    CSRF_HEADER,
+    Access,
+    Principal,
+    is_local,
+    peer_of,
+    same,
+)
 from service.web.problems import HANDLERS, problem
 
 log = logging.getLogger(__name__)
@@ -42,6 +52,10 @@ _PUBLIC_BELOW = ("/login/", "/static/")
 _SESSION = "/api/v1/session"
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not listened on
 _TOO_LARGE = f"more than {MAX_BODY} bytes"
+_UNLOCKED = (
+    "other machines reach this address, and there is no password: set one with reclass-plex"
+    " password, or set web.host to 127.0.0.1"
+)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -66,6 +80,7 @@ class Gate:
         self._on_answer = on_answer
         self._access = access
         self._hosts = {"localhost", "127.0.0.1", "::1", options.host.lower(), *options.names}
+        self._is_local = is_local(options.host)
         self._any_address = options.host in _WILDCARDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,6 +153,8 @@ class Gate:
         found: Principal | None
         if self._access.is_command(request.headers):
             found = COMMAND  # without waiting for the store
+        elif not self._is_local and not await run_in_threadpool(self._access.is_locked):
+            return _forbid(request, _UNLOCKED), receive
         else:
             peer = peer_of(request)
             found = await run_in_threadpool(self._access.identify, request.headers, peer)
