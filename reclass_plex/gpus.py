@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from reclass_plex.errors import DeviceError
@@ -34,27 +35,37 @@ class GpuState:
 
 def read_gpus(smi: str = "nvidia-smi") -> tuple[GpuState, ...]:
     """Return the state of every GPU. Raises DeviceError, saying what was looked for."""
-    found = shutil.which(smi)
     reasons = []
-    if found is None:
-        reasons.append(f"{smi} is not installed")
-    else:
+    for ask in (partial(_ask_smi, smi, PATIENCE), _ask_torch):
         try:
-            return _ask_smi(found)
+            return ask()
         except DeviceError as error:
             reasons.append(str(error))
-    try:
-        return _ask_torch()
-    except DeviceError as error:
-        reasons.append(str(error))
     raise DeviceError(f"no GPU to look at: {'; '.join(reasons)}")
 
 
-def _ask_smi(path: str) -> tuple[GpuState, ...]:
+def read_gpus_lightly(patience: float, smi: str = "nvidia-smi") -> tuple[GpuState, ...]:
+    """Return the same without torch, which would fill the memory of who only asks; () if none.
+
+    On a Jetson GPU and CPU share the memory: there the kernel says how much of that is in use.
+    """
+    try:
+        states = _ask_smi(smi, patience)
+    except DeviceError:
+        states = ()
+    if any(state.used is not None for state in states):
+        return states
+    return _ask_kernel() or states
+
+
+def _ask_smi(smi: str, patience: float) -> tuple[GpuState, ...]:
+    path = shutil.which(smi)
+    if path is None:
+        raise DeviceError(f"{smi} is not installed")
     command = [path, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command, capture_output=True, text=True, timeout=patience, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DeviceError(f"nvidia-smi does not answer: {error}") from error
@@ -101,7 +112,21 @@ def _ask_torch() -> tuple[GpuState, ...]:
     return tuple(states)
 
 
-def _jetson_load(read: Callable[[str], str] = lambda path: Path(path).read_text()) -> float | None:
+def _read(path: str) -> str:
+    return Path(path).read_text()
+
+
+def _ask_kernel(read: Callable[[str], str] = _read) -> tuple[GpuState, ...]:
+    load = _jetson_load(read)
+    if load is None:
+        return ()
+    lines = (line.partition(":") for line in read("/proc/meminfo").splitlines())
+    mib = {name: float(value.split()[0]) / 1024 for name, _, value in lines if value.strip()}
+    total = mib["MemTotal"]
+    return (GpuState("Jetson", total - mib["MemAvailable"], total, load, None, None, "kernel"),)
+
+
+def _jetson_load(read: Callable[[str], str] = _read) -> float | None:
     for path in JETSON_LOAD:
         try:
             return float(read(path)) / 10

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from reclass_plex.cli import app
 from reclass_plex.errors import ConfigError, DeviceError, ModelError
 from reclass_plex.features import COLUMN_NAMES
-from reclass_plex.gpus import parse_smi, read_gpus
+from reclass_plex.gpus import JETSON_LOAD, _ask_kernel, parse_smi, read_gpus
 from reclass_plex.training import runs
 from reclass_plex.training.approaches.base import Model
 from reclass_plex.training.columns import column_names, find_groupings, select_columns
@@ -259,6 +259,23 @@ def test_a_gpu_is_watched_and_its_absence_is_explained(
         read_gpus()
     with pytest.raises(DeviceError, match="no-such-smi is not installed; torch"):
         read_gpus("no-such-smi")
+
+
+def test_a_jetsons_kernel_tells_of_the_memory_that_all_share() -> None:
+    files = {
+        JETSON_LOAD[1]: "370\n",
+        "/proc/meminfo": "MemTotal: 8388608 kB\nMemAvailable: 2097152 kB\nHugePages_Total: 0\n",
+    }
+
+    def read(path: str) -> str:
+        if path not in files:
+            raise FileNotFoundError(path)
+        return files[path]
+
+    (state,) = _ask_kernel(read)
+    assert (state.used, state.total, state.use) == (6144, 8192, 37)
+    del files[JETSON_LOAD[1]]
+    assert _ask_kernel(read) == ()
 
 
 # --- sets of features

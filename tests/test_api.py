@@ -32,7 +32,7 @@ from reclass_plex.records import GenreScore, Verdict, Vote
 from reclass_plex.store import Store
 from reclass_plex.web_keys import WebKeys
 from service.events import MAX_LISTENERS
-from service.web.api import live
+from service.web.api import live, metrics
 from service.web.server import WebServer
 
 COUNT = 300
@@ -176,6 +176,7 @@ def test_other_settings_are_tried_without_any_change(server: WebServer) -> None:
 
 
 def test_metrics_are_what_prometheus_reads(server: WebServer, daemon: Daemon) -> None:
+    fetch(server, "/metrics")
     head, body = fetch(server, "/metrics")
     assert b"200 OK" in head
     families = {one.name: one for one in text_string_to_metric_families(body.decode())}
@@ -185,6 +186,60 @@ def test_metrics_are_what_prometheus_reads(server: WebServer, daemon: Daemon) ->
     assert families["reclass_plex_stage_seconds"].samples
     assert families["reclass_plex_file_errors"].samples[0].labels == {"kind": "not-audio"}
     assert families["reclass_plex_http_seconds"].samples
+
+
+def gpu_samples(server: WebServer) -> dict[str, list[Any]]:
+    _, body = fetch(server, "/metrics")
+    return {
+        one.name.removeprefix("reclass_plex_gpu_"): one.samples
+        for one in text_string_to_metric_families(body.decode())
+        if "gpu" in one.name
+    }
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A nvidia-smi of ours, before any other. It counts how often it is asked."""
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    (tmp_path / "bin").mkdir()
+    path = tmp_path / "bin" / "nvidia-smi"
+    path.write_text(
+        "#!/bin/sh\n"
+        f"echo asked >> {tmp_path / 'asked'}\n"
+        "echo 'NVIDIA GeForce RTX 4090, 2048, 24564, 50, 61, 120.5'\n"
+        "echo 'Another, with a comma, [N/A], 8192, [N/A], 40, [N/A]'\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_metrics_tell_the_memory_of_gpus(tmp_path: Path, smi: Path) -> None:
+    with Store.open(tmp_path / "store.sqlite") as store, serving(Daemon(store)) as server:
+        found = gpu_samples(server)
+        assert {(s.labels["gpu"], s.labels["name"]): s.value for s in found["memory_bytes"]} == {
+            ("0", "NVIDIA GeForce RTX 4090"): 24564 * 2**20,
+            ("1", "Another, with a comma"): 8192 * 2**20,
+        }
+        (used,) = found["memory_used_bytes"]  # of the other nobody knows
+        assert (used.labels["gpu"], used.value) == ("0", 2048 * 2**20)
+        assert [s.value for s in found["busy_ratio"]] == [0.5]
+        assert gpu_samples(server) == found
+    assert (tmp_path / "asked").read_text() == "asked\n"  # the second scrape came soon after
+
+
+@pytest.mark.parametrize(
+    "script", ["", "#!/bin/sh\necho no driver; exit 9\n", "#!/bin/sh\nsleep 60\n"]
+)
+def test_without_a_gpu_metrics_say_nothing_of_one(
+    tmp_path: Path, smi: Path, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_GPU_PATIENCE", 0.2)
+    smi.write_text(f"#!/bin/sh\n{script}\n")
+    if not script:
+        smi.unlink()
+    with Store.open(tmp_path / "store.sqlite") as store, serving(Daemon(store)) as server:
+        assert gpu_samples(server) == {}
+        assert b"reclass_plex_queue" in fetch(server, "/metrics")[1]
 
 
 def test_the_description_has_everything_and_the_page_needs_no_other_machine(

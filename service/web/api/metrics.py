@@ -1,10 +1,13 @@
 """/metrics for Prometheus: the queue, what is done, what decides, how long answers take, errors.
 
-Needs a token that may read, as everything: `reclass-plex token create prometheus`.
+Needs a token that may read, as everything: `reclass-plex token create prometheus`. Of GPUs there is
+something only where there are some.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -17,12 +20,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reclass_plex.browse_statistics import NameCount, recent_seconds, statistics
+from reclass_plex.gpus import GpuState, read_gpus_lightly
 from service.web.api.context import Api
 
 if TYPE_CHECKING:
     from service.web.app import Control
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+GPU_SECONDS = 10.0  # between looks at the GPUs: each starts a process
+_GPU_PATIENCE = 2.0  # seconds for that process; a scrape has 10 as a rule
 _BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 
 
@@ -50,6 +56,7 @@ class _Figures(Collector):
     def __init__(self, api: Api, control: Control) -> None:
         self._api = api
         self._control = control
+        self._gpus = _Gpus()
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -82,6 +89,50 @@ class _Figures(Collector):
         )
         yield _by("stage_seconds", "Mean seconds of a stage, of the newest verdicts", "stage",
                   recent_seconds(self._api.store).items())  # fmt: skip
+        yield from _gpu_families(self._gpus.look(time.monotonic()))
+
+
+class _Gpus:
+    """The GPUs as they were at the last look."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._states: tuple[GpuState, ...] = ()
+        self._next_look = 0.0
+
+    def look(self, clock: float) -> tuple[GpuState, ...]:
+        with self._lock:
+            if clock >= self._next_look:
+                self._states = read_gpus_lightly(_GPU_PATIENCE)
+                self._next_look = time.monotonic() + GPU_SECONDS
+            return self._states
+
+
+def _gpu_families(states: tuple[GpuState, ...]) -> Iterator[Metric]:
+    """Return what is known; a figure that nobody tells is left out, for 0 would be one."""
+    for name, text, values in (
+        ("memory_used_bytes", "In use by all programs", [_mib(one.used) for one in states]),
+        ("memory_bytes", "Memory there is", [_mib(one.total) for one in states]),
+        (
+            "busy_ratio",
+            "Share of the time in which it worked",
+            [_percent(one.use) for one in states],
+        ),
+    ):
+        family = GaugeMetricFamily(f"reclass_plex_gpu_{name}", text, labels=["gpu", "name"])
+        for number, (state, value) in enumerate(zip(states, values, strict=True)):
+            if value is not None:
+                family.add_metric([str(number), state.name], value)
+        if family.samples:
+            yield family
+
+
+def _mib(value: float | None) -> float | None:
+    return None if value is None else value * 2**20
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else value / 100
 
 
 def router(metrics: Metrics) -> APIRouter:
