@@ -429,7 +429,7 @@ def test_errors_of_the_store_are_told_without_its_secrets(tmp_path: Path) -> Non
         with store.transaction() as connection:
             connection.exec_driver_sql("UPDATE verdicts SET genres = '{broken'")
         status, _, problem = ask(server, "GET", "/api/v1/tracks")
-        assert (status, problem["kind"]) == (500, "store")
+        assert (status, problem["kind"]) == (500, "store-damaged")
         assert "SELECT" not in problem["detail"]
 
 
