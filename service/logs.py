@@ -17,11 +17,11 @@ def log_format() -> str:
     return "%(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(message)s"
 
 
-def set_up_log(level: int) -> None:
+def set_up_log(level: int, dashboard: logging.Handler = recent_lines) -> None:
     """Log to standard error, and for the dashboard; of the libraries only what is wrong."""
     shown = logging.StreamHandler(sys.stderr)
     shown.setFormatter(HidingFormatter(log_format()))
     logging.basicConfig(level=level, handlers=[shown])
-    logging.getLogger().addHandler(recent_lines)
+    logging.getLogger().addHandler(dashboard)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,7 @@
-"""The last lines of the log, in memory, for the dashboard; without what looks like a secret."""
+"""The last lines of the log, in memory, for the dashboard; without what looks like a secret.
+
+Those of the worker come too (`service.worker_lines`), up to a second later.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +38,18 @@ class RecentLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line; never raises."""
         try:
-            text = hide_secrets(self.format(record)[:_LONGEST])
+            text = self.format(record)
         except Exception:
             self.handleError(record)
             return
+        self.keep(record.created, record.levelno, text)
+
+    def keep(self, at: float, level: int, text: str) -> None:
+        """Keep a line, also one of another process."""
+        hidden = hide_secrets(text[:_LONGEST])
         with self._kept:
             self._count += 1
-            self._lines.append(Line(self._count, record.created, record.levelno, text))
+            self._lines.append(Line(self._count, at, level, hidden))
 
     def newest(self, count: int, at_least: int = logging.NOTSET) -> list[Line]:
         """Return the newest lines of at least a level, newest first."""

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from reclass_plex.config import Config
 from reclass_plex.jobs import Jobs
-from service.work import Order, Report
+from service.recent_lines import recent_lines
+from service.work import Order
+from service.worker_lines import FromWorker, LogLine, Report
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ STEADY_SECONDS = 60.0  # a worker that lived so long was well: the next pause is
 FRESH_CONTEXTS = 2  # processes in which the GPU may fail before the CPU takes over
 CPU_SECONDS = 3600.0  # before the GPU is tried again
 GPU_PAUSE = 300.0  # between attempts where the CPU may not take over
+_PIPE_BYTES = 1 << 16  # all that a pipe holds
 LOOK_SECONDS = 30.0  # between looks whether it still makes progress
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -58,7 +59,7 @@ class Supervisor:
         self._cpu_until = 0.0
         self._next_look = 0.0
         self._unreleased = False  # jobs of a process that ended are still held
-        self._said = b""  # by the process, so far
+        self._lines = FromWorker()
         self.deaths = 0  # of workers in a row, none of which lived long
         self.report: Report | None = None  # of the last one, if it is with the same configuration
         self.problem: str | None = None  # why there is no worker although there is work
@@ -97,8 +98,8 @@ class Supervisor:
         if self._unreleased:
             self._release()
         if self._process is not None:
-            self._hear()
             status = self._process.poll()
+            self._hear()  # also the last words of one that ended
             if status is not None:
                 self._ended(status, now)
                 self._release()
@@ -137,7 +138,7 @@ class Supervisor:
             return
         assert self._process.stdout is not None  # noqa: S101 - it was asked for
         os.set_blocking(self._process.stdout.fileno(), False)
-        self._said = b""
+        self._lines = FromWorker()
         self.report = None
         self._started = now
         self._next_look = now + LOOK_SECONDS
@@ -149,15 +150,15 @@ class Supervisor:
             return  # it died at once; `step` sees that
 
     def _hear(self) -> None:
-        """Take the process' report once it is whole; one that is ending has none to give."""
+        """Take the process' report, and its log for the dashboard. Waits for nothing."""
         assert self._process is not None  # noqa: S101 - see step
         assert self._process.stdout is not None  # noqa: S101 - see _start
         with contextlib.suppress(BlockingIOError):
-            self._said += os.read(self._process.stdout.fileno(), 1 << 16)
-        line, end, _ = self._said.partition(b"\n")
-        if end and self._kill_at is None and self.report is None:
-            with contextlib.suppress(ValidationError):
-                self.report = Report.model_validate_json(line)
+            for said in self._lines.take(os.read(self._process.stdout.fileno(), _PIPE_BYTES)):
+                if isinstance(said, LogLine):
+                    recent_lines.keep(said.at, said.level, said.text)
+                elif self._kill_at is None and self.report is None:  # ending, it has none to give
+                    self.report = said
 
     def _ask_to_stop(self, now: float) -> None:
         if self._process is not None and self._kill_at is None:

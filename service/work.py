@@ -6,7 +6,7 @@ process; and because whatever brings it down leaves the daemon alive, and the jo
 
 The first line of standard input is the order (`Order`, JSON). Every further line means that there
 may be work; its end means that the daemon is gone, so that this process shall be, too. On standard
-output it says which models it loaded (`Report`, JSON, one line).
+output it says which models it loaded, and what it logs (`service.worker_lines`).
 
 Exit status: 0 idle for long enough, or asked to stop; EX_TEMPFAIL the GPU failed and a new process
 may do better; EX_CONFIG what only the user can mend. Anything else is a crash.
@@ -14,7 +14,6 @@ may do better; EX_CONFIG what only the user can mend. Anything else is a crash.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import io
 import logging
@@ -43,6 +42,7 @@ from reclass_plex.errors import (
 from reclass_plex.store import Store
 from reclass_plex.worker import Worker
 from service.logs import set_up_log
+from service.worker_lines import Report, ToDaemon
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +58,6 @@ class Order(BaseModel):
     store: Path
     device: Literal["auto", "cpu", "cuda"]
     log_level: int = logging.INFO
-
-
-class Report(BaseModel):
-    """What a worker says on standard output, in one line, once its models are loaded.
-
-    `models` is their fingerprint; `left_out` is what was asked for and cannot be used, and why.
-    """
-
-    models: str
-    left_out: tuple[str, ...]
 
 
 class _Signals:
@@ -113,11 +103,13 @@ def main() -> int:
     if not line:  # the daemon was killed before it said what to do
         return 0
     order = Order.model_validate_json(line)
-    set_up_log(order.log_level)
+    daemon = ToDaemon(os.dup(1))
+    os.dup2(2, 1)  # what others may print is no line of ours
+    set_up_log(order.log_level, daemon)
     threading.Thread(target=signals.read, args=(orders,), name="orders", daemon=True).start()
     gc.set_threshold(100_000)
     try:
-        return _work(order, signals)
+        return _work(order, signals, daemon)
     except DeviceError as error:
         log.error("%s", error)
         return os.EX_TEMPFAIL
@@ -129,7 +121,7 @@ def main() -> int:
         return 1
 
 
-def _work(order: Order, signals: _Signals) -> int:
+def _work(order: Order, signals: _Signals, daemon: ToDaemon) -> int:
     from reclass_plex.device import choose_device
     from reclass_plex.ensemble import Ensemble
     from reclass_plex.sync import Wanted
@@ -137,10 +129,7 @@ def _work(order: Order, signals: _Signals) -> int:
     options = order.config.worker
     ensemble = Ensemble.from_config(order.config, choose_device(order.device))
     ensemble.load()
-    report = Report(models=ensemble.fingerprint, left_out=ensemble.notes)
-    with contextlib.suppress(BrokenPipeError):  # the daemon was killed; `signals` sees that too
-        os.write(1, report.model_dump_json().encode() + b"\n")
-    os.dup2(2, 1)  # what others may print there is read by nobody
+    daemon.report(Report(models=ensemble.fingerprint, left_out=ensemble.notes))
     decoders = Decoders(options.decoders or min(4, pipeline.count_cores()), Limits.of(options))
     with Store.open(order.store) as store:
         worker = Worker(

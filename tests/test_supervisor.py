@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from reclass_plex.config import Config
 from reclass_plex.jobs import Jobs
 from reclass_plex.store import Store
 from service import supervisor as module
+from service.recent_lines import recent_lines
 from service.supervisor import Supervisor
 
 WAIT_SECONDS = 20.0
@@ -307,3 +309,17 @@ def test_the_real_worker_names_a_store_that_it_cannot_use(tmp_path: Path) -> Non
     assert worker.returncode == 1
     assert f"{path}: the store is damaged" in said
     assert "Traceback" not in said
+
+
+def test_the_log_of_the_real_worker_is_shown_with_the_daemons(tmp_path: Path, jobs: Jobs) -> None:
+    """Its last words, too: they say why it ended."""
+    path = tmp_path / "damaged.sqlite"
+    path.write_bytes(b"no database at all" * 1000)
+    one = Supervisor(jobs, Config(), path)
+    began = time.time()
+    step_until(one, lambda: one.deaths > 0)
+    one.stop()
+    ours = [line for line in recent_lines.newest(100) if line.at >= began]
+    (line,) = [line for line in ours if f"{path}: the store is damaged" in line.text]
+    assert line.level == logging.ERROR
+    assert one.report is not None  # which came over the same pipe
