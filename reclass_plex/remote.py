@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import requests
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from reclass_plex.config import PolicyOptions
 from reclass_plex.errors import DaemonError, printable
 from reclass_plex.jobs import Job, State
 from reclass_plex.selection import Selection
@@ -30,7 +31,8 @@ SELECT_SECONDS = 600.0  # to find what is to be classified again among 100,000 t
 MAX_JOBS = 1000  # an answer
 
 
-JobId = Annotated[int, Field(ge=1, lt=2**63)]  # as SQLite numbers rows
+MAX_ID = 2**53 - 1  # of rows: JSON, and browsers, know no larger number exactly
+JobId = Annotated[int, Field(ge=1, le=MAX_ID)]
 
 
 class Message(BaseModel):
@@ -110,15 +112,35 @@ class Operation(Message):
 TrackIds = Annotated[tuple[JobId, ...], Field(min_length=1, max_length=10_000)]
 
 
+Genre = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=60,
+        description="One printable line without semicolon that names a genre",
+        json_schema_extra={"format": "genre"},  # only `decisions.check_genres` can say what is one
+    ),
+]
+
+
 class DecideRequest(Message):
     """A person's word on tracks (`albums`: and on all others of their albums).
 
     accept: what was heard first is right. correct: `genres` are.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={  # in words of JSON Schema what `decisions.correct` asks for
+            "anyOf": [
+                {"properties": {"kind": {"const": "accept"}}},
+                {"properties": {"genres": {"minItems": 1}}, "required": ["genres"]},
+            ]
+        }
+    )
+
     track_ids: TrackIds
     kind: Literal["accept", "correct"]
-    genres: tuple[str, ...] = Field(default=(), max_length=10)
+    genres: tuple[Genre, ...] = Field(default=(), max_length=10)
     albums: bool = False
 
 
@@ -142,9 +164,19 @@ class DecideResult(Message):
 class UndoRequest(Message):
     """What is to be taken back; all that is given must hold. `since` is in seconds since 1970."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [  # nothing is taken back of which nothing is named
+                {"properties": {"run_id": {"type": "integer"}}, "required": ["run_id"]},
+                {"properties": {"track_ids": {"type": "array"}}, "required": ["track_ids"]},
+                {"properties": {"since": {"type": "number"}}, "required": ["since"]},
+            ]
+        }
+    )
+
     run_id: JobId | None = None
     track_ids: TrackIds | None = None
-    since: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    since: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
 
 
 class UndoCount(Message):
@@ -158,7 +190,7 @@ class UndoCount(Message):
 class PreviewRequest(Message):
     """Options of `policy` that would be others, by name, and how many examples to show."""
 
-    policy: dict[str, Any] = Field(default={}, max_length=30)
+    policy: Annotated[dict[str, Any], WithJsonSchema(PolicyOptions.model_json_schema())] = {}
     sample: int = Field(default=50, ge=0, le=1000)
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -29,7 +30,12 @@ REASON = "reclassify"
 _BATCH = 500  # files that the store is asked about, or that are put in line, at once
 
 PlexPaths = Callable[[str], Collection[Path]]  # a library's name -> its folders, as seen here
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1),
+    Field(json_schema_extra={"pattern": r"\S"}),
+]
+_FULL_PATH = {"pattern": r"^/[^\x00]*$"}
 
 
 def _usable_path(path: Path) -> Path:
@@ -51,11 +57,29 @@ class Selection(Options):
     `model_dump(mode="json")`, and `model_validate` of json.loads.
     """
 
-    paths: tuple[Annotated[Path, AfterValidator(_usable_path)], ...] = ()  # files and folders
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [  # as `_names_something` asks
+                {"properties": {"paths": {"minItems": 1}}, "required": ["paths"]},
+                {"properties": {"library": {"type": "string"}}, "required": ["library"]},
+                {"properties": {"album": {"type": "string"}}, "required": ["album"]},
+                {"properties": {"genre": {"type": "string"}}, "required": ["genre"]},
+                {"properties": {"below": {"type": "number"}}, "required": ["below"]},
+                {"properties": {"older_model": {"const": True}}, "required": ["older_model"]},
+                {"properties": {"everything": {"const": True}}, "required": ["everything"]},
+            ]
+        }
+    )
+
+    # Files and folders
+    paths: tuple[
+        Annotated[Path, AfterValidator(_usable_path), Field(json_schema_extra=_FULL_PATH)], ...
+    ] = ()
     library: Name | None = None  # in Plex
     album: Name | None = None  # its tag, or its folder's name
     genre: Name | None = None  # that the file has, or that we wrote
-    below: float | None = Field(default=None, ge=0, le=1)  # the verdict's confidence, or unsure
+    # The verdict's confidence, or unsure
+    below: float | None = Field(default=None, ge=0, le=1, strict=True)
     older_model: bool = False  # heard by other models, not by those of now
     everything: bool = False
 

@@ -99,6 +99,10 @@ def last_run(store: Store) -> int | None:
     return max(files, *sync.standing_edits(store), *decided, 0) or None
 
 
+class NoSuchRun(ConfigError):
+    """The history has no run of this number."""
+
+
 def plan_undo(
     store: Store,
     *,
@@ -114,7 +118,7 @@ def plan_undo(
     if run_id is None and path is None and since is None and track_ids is None:
         raise ConfigError("say what is to be taken back: a run, tracks, or since when")
     if run_id is not None and run_id not in [one.id for one in store.list_runs()]:
-        raise ConfigError(f"--run {run_id}: there is no such run; see reclass-plex history")
+        raise NoSuchRun(f"--run {run_id}: there is no such run; see reclass-plex history")
     if track_ids is not None and not 0 < len(track_ids) <= MAX_TRACKS:
         raise ConfigError(f"{len(track_ids)} tracks: name 1 to {MAX_TRACKS} at once")
     paths: set[Path] | None = None

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Protocol
 
-from fastapi import APIRouter, FastAPI, Query
+from fastapi import APIRouter, Depends, FastAPI, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -43,7 +43,7 @@ from service.web import sign_in
 from service.web.access import Access, same
 from service.web.api import control as control_api
 from service.web.api import docs, history, live, metrics, tracks
-from service.web.api.context import PROBLEMS, Api
+from service.web.api.context import PROBLEMS, Api, given_once
 from service.web.gate import Gate
 from service.web.problems import HANDLERS, Json
 from service.webhook import Malformed, TooLarge, receive
@@ -150,7 +150,7 @@ def add_api(app: FastAPI, control: Control, store: Store) -> metrics.Metrics:
         live.router(api, control),
         metrics.router(figures),
     ):
-        app.include_router(routes, responses=PROBLEMS)
+        app.include_router(routes, responses=PROBLEMS, dependencies=[Depends(given_once)])
     app.include_router(docs.router(app, version("reclass-plex")))
     return figures
 

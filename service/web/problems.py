@@ -20,11 +20,13 @@ from reclass_plex.errors import (
     visible,
 )
 from reclass_plex.remote import to_json
+from reclass_plex.undoing import NoSuchRun
 from service.web.access import TooManyTries, WrongPassword
 
 _UNREAD = 64 << 10  # bytes of a refused request that are read away rather than cut off
 _STATUS: dict[type[ReclassError], HTTPStatus] = {
-    BadCursor: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BadCursor: HTTPStatus.NOT_FOUND,  # there is no such page
+    NoSuchRun: HTTPStatus.NOT_FOUND,
     ConfigError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PlexUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreBusy: HTTPStatus.CONFLICT,

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_origin
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict
+from fastapi.dependencies.models import Dependant
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from reclass_plex.config import Config
 from reclass_plex.cursors import MAX_CURSOR
+from reclass_plex.remote import MAX_ID
 from reclass_plex.store import Store
 from service.actions import Actions
 
 if TYPE_CHECKING:
     from reclass_plex.similarity import SimilarMusic
 
-MAX_ID = 2**63 - 1  # as SQLite numbers rows
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 Cursor = Annotated[
-    str | None, Query(max_length=MAX_CURSOR, description="`next` of the page before")
+    Annotated[str, Field(max_length=MAX_CURSOR, pattern=r"^[A-Za-z0-9_-]+$")] | None,
+    Query(description="`next` of the page before"),
 ]
 Limit = Annotated[int, Query(ge=1, le=500, description="rows of a page, at most")]
 
@@ -99,6 +104,23 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 # A request that is no HTTP is answered before any of this.
 PROBLEMS[400]["content"]["text/plain"] = {"schema": {"type": "string"}}
+
+
+def given_once(request: Request) -> None:
+    """Refuse a query that names a parameter twice, of which only one would count."""
+    lists = set(_list_names(request.scope["route"].dependant))
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if count > 1 and name not in lists:
+            why = f"query.{name}: is given {count} times"
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, why)
+
+
+def _list_names(dependant: Dependant) -> Iterator[str]:
+    for one in dependant.query_params:
+        if get_origin(one.field_info.annotation) is list:
+            yield one.alias
+    for other in dependant.dependencies:
+        yield from _list_names(other)
 
 
 def not_found(what: str) -> HTTPException:

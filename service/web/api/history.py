@@ -12,6 +12,7 @@ from starlette.responses import Response
 from reclass_plex import browse_history, browse_jobs
 from reclass_plex.jobs import Jobs, State
 from reclass_plex.remote import (
+    MAX_ID,
     Count,
     DecideRequest,
     DecideResult,
@@ -93,7 +94,7 @@ def router(api: Api) -> APIRouter:
 
     @routes.get("/journal", response_model=shapes.ChangePage, tags=["history"])
     def list_journal(
-        run: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+        run: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> Response:
@@ -103,7 +104,7 @@ def router(api: Api) -> APIRouter:
 
     @routes.get("/plex-edits", response_model=shapes.PlexEditPage, tags=["history"])
     def list_plex_edits(
-        run: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+        run: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> Response:

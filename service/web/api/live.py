@@ -31,6 +31,17 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.2  # between looks for events: listeners share one thread, so nobody may wait
 HEARTBEAT_SECONDS = 15.0
+_EVENT = {
+    "type": "object",
+    "description": "One event; `data` is JSON",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
+    "required": ["event", "data"],
+}
 
 
 def router(api: Api, control: Control) -> APIRouter:
@@ -41,7 +52,7 @@ def router(api: Api, control: Control) -> APIRouter:
     @routes.get(
         "/api/events",
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/event-stream": {"schema": _EVENT}}}},
     )
     async def follow(request: Request) -> Response:
         """Follow what happens, as server-sent events."""

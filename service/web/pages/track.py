@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from reclass_plex import browse
 from reclass_plex.errors import NotHeard
-from reclass_plex.remote import UndoRequest
+from reclass_plex.remote import MAX_ID, UndoRequest
 from reclass_plex.selection import Selection
 from reclass_plex.similarity import SimilarMusic, Wish
 from service.web.pages.deciding import decide, known_genres, names_in, wait_for
@@ -25,7 +25,7 @@ SIMILAR = 8
 _LINES = 5  # genres drawn over time
 _SAID = {"corrected", "accepted", "undone", "reclassified", "kept"}
 
-TrackId = Annotated[int, Path(ge=1, lt=2**63)]
+TrackId = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 
 def add_routes(router: APIRouter, context: Context, media: TrackMedia) -> None:
