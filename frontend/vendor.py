@@ -22,6 +22,10 @@ COPIES = {
         "dist/htmx.min.js": SERVED / "htmx.min.js",
         "LICENSE": SERVED / "htmx.LICENSE",
     },
+    "htmx-ext-sse": {
+        "dist/sse.min.js": SERVED / "htmx-ext-sse.min.js",
+        "LICENSE": SERVED / "htmx-ext-sse.LICENSE",
+    },
     "axe-core": {
         "axe.min.js": TESTED_WITH / "axe.min.js",
         "LICENSE": TESTED_WITH / "axe.LICENSE",

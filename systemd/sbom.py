@@ -23,7 +23,7 @@ DATA = ROOT / "reclass_plex" / "data"
 _PIN = re.compile(
     r"^([a-z0-9][\w.-]*)==(\S+)(?: ; (.*?))?(?: \\)?((?:\n    --hash=\S+(?: \\)?)+)", re.MULTILINE
 )
-_SCRIPT_LICENCES = {"htmx.org": "0BSD"}
+_SCRIPT_LICENCES = {"htmx.org": "0BSD", "htmx-ext-sse": "0BSD"}
 
 
 def main(arguments: list[str]) -> int:

@@ -37,6 +37,35 @@ def test_first_visit_and_login(stranger: Visit) -> None:
     expect(page).to_have_url(re.compile("/login$"))
 
 
+# Nothing that waits for a second or longer happens: the page cannot ask by the clock.
+NO_CLOCK = """
+const later = window.setTimeout;
+window.setTimeout = (what, ms, ...more) => ms >= 1000 ? 0 : later(what, ms, ...more);
+window.setInterval = () => 0;
+"""
+
+
+def test_new_files_appear_as_the_daemon_tells_of_them(visit: Visit, home: Home) -> None:
+    visit.page.add_init_script(NO_CLOCK)
+    page = visit.open("/")
+    home.drop("told of.mp3")
+    row = page.locator("#recent li", has_text="told of.mp3")
+    expect(row).to_contain_text("for review", timeout=60_000)
+
+
+def test_new_files_appear_where_no_events_come_through(visit: Visit, home: Home) -> None:
+    visit.page.route("**/api/events", lambda route: route.abort())
+    page = visit.open("/")
+    home.drop("asked for.mp3")
+    row = page.locator("#recent li", has_text="asked for.mp3")
+    expect(row).to_contain_text("for review", timeout=60_000)
+    # Chromium's word, and that of HTMX, on what was cut off here.
+    page.goto("about:blank")
+    assert visit.complaints
+    assert all(re.search(r"ERR_FAILED|\[object Event\]", one) for one in visit.complaints)
+    visit.complaints.clear()
+
+
 def test_new_files_appear_by_themselves(visit: Visit, home: Home) -> None:
     page = visit.open("/")
     expect(page.locator("#state")).to_have_text(re.compile("Idle|Working"))

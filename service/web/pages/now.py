@@ -1,4 +1,7 @@
-"""What the daemon does at this moment. Its figures ask for themselves every 2 seconds."""
+"""What the daemon does at this moment. Its figures ask for themselves when /api/events has news.
+
+Where no events come through they ask every 2 seconds (static/app.js).
+"""
 
 from __future__ import annotations
 

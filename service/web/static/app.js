@@ -21,6 +21,17 @@ document.addEventListener("htmx:responseError", (event) => {
   if (event.detail.xhr.status === 401) window.location.reload();
 });
 
+// The daemon's events say when there is news (now_live.html). Without them it is asked more often.
+let told = false;
+document.addEventListener("htmx:sseOpen", () => { told = true; });
+for (const lost of ["htmx:sseError", "htmx:sseClose"]) document.addEventListener(lost, () => { told = false; });
+function ask() {
+  const live = document.getElementById("live");
+  if (live) htmx.trigger(live, "poll");
+}
+setInterval(() => { if (!told) ask(); }, 2000);
+document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
+
 // Nothing is asked for while nobody looks.
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.detail.elt.id === "live") event.preventDefault();
