@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from reclass_plex.plex import Plex
 
 app = typer.Typer()
 
@@ -220,31 +219,17 @@ def _write_to_plex(
 ) -> int:
     """Write those of the tracks that Plex has; return how many it has not."""
     from reclass_plex.credentials import read_plex_token
-    from reclass_plex.plex import Plex, find_playlist, write_playlist
+    from reclass_plex.plex import Playlist, Plex
+    from reclass_plex.sync import write_files
+
+    def may_replace(existing: Playlist) -> None:
+        confirm(f"Replace the {existing.count} tracks of Plex's {visible(name)}?", yes)
 
     with Plex(config.plex, read_plex_token(config.plex, config_file)) as plex:
-        existing = find_playlist(plex, name)
-        if existing is not None:
-            confirm(f"Replace the {existing.count} tracks of Plex's {visible(name)}?", yes)
-        keys = _rating_keys(store, plex, tracks)
-        missing = [path for path in tracks if path not in keys]
-        for path in missing[:SHOWN]:
-            console.warn(f"{console.short_path(path)}: Plex does not have it")
-        if len(missing) > SHOWN:
-            console.warn(f"and {len(missing) - SHOWN} more")
-        made = write_playlist(plex, name, list(dict.fromkeys(keys.values())))
+        made = write_files(store, plex, name, tracks, may_replace)
+    for path in made.missing[:SHOWN]:
+        console.warn(f"{console.short_path(path)}: Plex does not have it")
+    if len(made.missing) > SHOWN:
+        console.warn(f"and {len(made.missing) - SHOWN} more")
     console.say(f"{made.count} tracks in Plex's playlist {visible(name)}", to=console.err)
-    return len(missing)
-
-
-def _rating_keys(store: Store, plex: Plex, tracks: Sequence[Path]) -> dict[Path, int]:
-    """Return the track of the server for each file, where there is one, in the files' order."""
-    import time
-
-    from reclass_plex.sync.places import Places
-
-    now = time.time()
-    places = Places(store, plex)
-    places.complete(now)
-    found = places.find(tracks, now)
-    return {path: found[path][0].rating_key for path in tracks if found.get(path)}
+    return len(made.missing)

@@ -64,13 +64,22 @@ def write_m3u(
     ReadOnly, NoSpace, FileChanged or Unreadable; then what was there stays.
     """
     target = Path(os.path.realpath(path))  # a link to a playlist stays one
+    content, written = render_m3u(entries, title=title, folder=target.parent if relative else None)
+    _replace(target, content)
+    return written
+
+
+def render_m3u(
+    entries: Iterable[Entry], *, title: str = "", folder: Path | None = None
+) -> tuple[bytes, Written]:
+    """Return a playlist's bytes, and what became of the tracks; paths from `folder`, if given."""
     lines = ["#EXTM3U", "#EXTENC:UTF-8"]
     if title:
         lines.append(f"#PLAYLIST:{_one_line(title)}")
     left_out = []
     count = 0
     for entry in entries:
-        line = _line(entry.path, target.parent if relative else None)
+        line = _line(entry.path, folder)
         if line is None:
             reason = "its name has a line end, or is not UTF-8: no playlist can hold it"
             left_out.append(FileError(entry.path, reason))
@@ -78,8 +87,7 @@ def write_m3u(
         seconds = -1 if entry.seconds is None else round(entry.seconds)
         lines += [f"#EXTINF:{seconds},{_one_line(entry.path.stem)}", line]
         count += 1
-    _replace(target, "\n".join((*lines, "")).encode())
-    return Written(count, tuple(left_out))
+    return "\n".join((*lines, "")).encode(), Written(count, tuple(left_out))
 
 
 def _line(path: Path, folder: Path | None) -> str | None:

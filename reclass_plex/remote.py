@@ -194,6 +194,23 @@ class PreviewRequest(Message):
     sample: int = Field(default=50, ge=0, le=1000)
 
 
+class PlaylistRequest(Message):
+    """A playlist of what sounds alike: its name in Plex, how many tracks besides the first, and
+    whether one of this name may be replaced.
+    """
+
+    name: str = Field(max_length=200, pattern=r"\S")
+    count: int = Field(default=20, ge=1, le=200)
+    replace: bool = False
+
+
+class RadioRequest(Message):
+    """What to listen to: http, https, or an input such as alsa:default. `window` in seconds."""
+
+    address: str = Field(min_length=1, max_length=2000)
+    window: float = Field(default=15.0, ge=1, le=3600)
+
+
 class RadioGenre(Message):
     """A genre that plays now, and how sure that is."""
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import asdict
+from pathlib import Path
 from typing import Literal
 
 from reclass_plex import decisions, undoing
@@ -35,8 +36,10 @@ from reclass_plex.remote import (
 )
 from reclass_plex.selection import REASON
 from reclass_plex.store import Store
+from service.alike import Alike
 from service.events import Events
 from service.operations import Operations, Progress
+from service.radio import Radio
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +63,12 @@ class Actions:
         events: Events,
         poke: Callable[[], object] = lambda: None,
         wake_plex: Callable[[], object] = lambda: None,
+        config_file: Path | None = None,
     ) -> None:
         self.events = events
         self.operations = Operations(events)
+        self.alike = Alike(store, connect, self.operations, config_file)
+        self.radio = Radio(events, config_file)
         self._store = store
         self._config = config
         self._connect = connect
@@ -73,6 +79,7 @@ class Actions:
 
     def close(self) -> None:
         """Let what is under way end after the file in hand."""
+        self.radio.stop()
         self.operations.close()
         self.events.close()
 

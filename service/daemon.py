@@ -54,7 +54,6 @@ from service.live import Live
 from service.notices import Notifier
 from service.plex_worker import PlexWorker
 from service.problems import FAILURE_SECONDS, FIRST_LOOK, find_problems, free_bytes
-from service.radio import Radio
 from service.schedule import Schedule
 from service.sd_notify import notify, watchdog_seconds
 from service.similar_index import update_index
@@ -116,8 +115,6 @@ class Daemon:
             self._plex.start()
             stack.callback(self._plex.stop)
             self.events = Events()
-            self.radio = Radio(self.events, self._config_file)
-            stack.callback(self.radio.stop)
             self._live = Live(self._jobs, self.events)
             self.actions = Actions(
                 self._store,
@@ -126,6 +123,7 @@ class Daemon:
                 events=self.events,
                 poke=self._poke,
                 wake_plex=self._plex.wake,
+                config_file=self._config_file,
             )
             stack.callback(self.actions.close)
             self._watches: list[FolderWatch] = []

@@ -28,7 +28,17 @@ from service.web.pages.rendering import TEMPLATES, duration, percent
 from service.web.texts import ENGLISH, text
 from service.web.track_media import parse_range
 
-PAGES = ("/", "/library", "/review", "/statistics", "/settings", "/log", "/tracks/1")
+PAGES = (
+    "/",
+    "/library",
+    "/review",
+    "/statistics",
+    "/listen",
+    "/duplicates",
+    "/settings",
+    "/log",
+    "/tracks/1",
+)
 XSS = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{7*7}}"
 
 

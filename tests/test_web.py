@@ -61,7 +61,9 @@ class Daemon:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.jobs = Jobs(store)
-        self.actions = Actions(store, Config, no_plex, events=Events())
+        config_file = store.path.with_name("daemon.yaml")  # for commands that it starts
+        config_file.write_text(f"store: {{path: {store.path}}}\n")
+        self.actions = Actions(store, Config, no_plex, events=Events(), config_file=config_file)
         self.hints: queue.SimpleQueue[Hint] = queue.SimpleQueue()
         self.uuid: str | None = None
         self.started = True
@@ -600,7 +602,7 @@ def test_the_daemon_is_found_beside_its_store(
     assert stat.S_IMODE(daemon_file(store_path).stat().st_mode) == 0o600
     assert {path.name for path in tmp_path.iterdir()} <= {
         *("daemon.json", "store.sqlite", "store.sqlite-wal", "store.sqlite-shm"),
-        "store.sqlite.users",
+        *("store.sqlite.users", "daemon.yaml"),
     }
     found = find_daemon(store_path)
     assert found is not None

@@ -8,12 +8,14 @@ tables are in the store's database; SQL for them is here only.
 from reclass_plex.sync.ledger import PlexEdit, standing_edits
 from reclass_plex.sync.once import SyncResult, sync_once
 from reclass_plex.sync.places import Places
+from reclass_plex.sync.playlists import PlexPlaylist, write_files
 from reclass_plex.sync.undo import undo_plex
 from reclass_plex.sync.wanted import Wanted, WantedGenres, WantedRow
 
 __all__ = [
     "Places",
     "PlexEdit",
+    "PlexPlaylist",
     "SyncResult",
     "Wanted",
     "WantedGenres",
@@ -21,4 +23,5 @@ __all__ = [
     "standing_edits",
     "sync_once",
     "undo_plex",
+    "write_files",
 ]

@@ -41,8 +41,8 @@ from service.actions import Actions
 from service.hints import Hint
 from service.web import sign_in
 from service.web.access import Access, same
+from service.web.api import alike, docs, history, live, metrics, radio, tracks
 from service.web.api import control as control_api
-from service.web.api import docs, history, live, metrics, tracks
 from service.web.api.context import PROBLEMS, Api, given_once
 from service.web.gate import Gate
 from service.web.problems import HANDLERS, Json
@@ -147,6 +147,8 @@ def add_api(app: FastAPI, control: Control, store: Store) -> metrics.Metrics:
         tracks.router(api),
         history.router(api),
         control_api.router(api, control),
+        alike.router(api),
+        radio.router(api),
         live.router(api, control),
         metrics.router(figures),
     ):

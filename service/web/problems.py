@@ -17,6 +17,7 @@ from reclass_plex.errors import (
     PlexUnreachable,
     ReclassError,
     StoreBusy,
+    StreamError,
     visible,
 )
 from reclass_plex.remote import to_json
@@ -30,6 +31,7 @@ _STATUS: dict[type[ReclassError], HTTPStatus] = {
     ConfigError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PlexUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreBusy: HTTPStatus.CONFLICT,
+    StreamError: HTTPStatus.NOT_FOUND,
     TooManyTries: HTTPStatus.TOO_MANY_REQUESTS,
     WrongPassword: HTTPStatus.UNAUTHORIZED,
 }

@@ -16,7 +16,7 @@ from reclass_plex.tags import read_tags
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("/", "/library", "/review", "/statistics", "/settings", "/log")
+PAGES = ("/", "/library", "/duplicates", "/review", "/statistics", "/listen", "/settings", "/log")
 
 
 def test_first_visit_and_login(stranger: Visit) -> None:

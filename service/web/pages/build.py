@@ -14,9 +14,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reclass_plex.errors import ConfigError, ReclassError
+from reclass_plex.errors import ConfigError, ReclassError, StreamError
 from reclass_plex.store import Store
-from service.web.pages import frame, library, log, login, now, review, settings, statistics, track
+from service.web.pages import (
+    duplicates,
+    frame,
+    library,
+    listen,
+    log,
+    login,
+    now,
+    review,
+    settings,
+    statistics,
+    track,
+)
 from service.web.pages.assets import Assets
 from service.web.pages.needs import DaemonControl
 from service.web.pages.rendering import Context, is_htmx
@@ -28,6 +40,7 @@ PAGES = (
     ("library", "/library"),
     ("review", "/review"),
     ("statistics", "/statistics"),
+    ("listen", "/listen"),
     ("settings", "/settings"),
     ("log", "/log"),
 )
@@ -57,7 +70,7 @@ def build_dashboard(
     router = APIRouter(route_class=PageRoute, include_in_schema=False)
     assets.add_routes(router)
     frame.add_routes(router, assets)
-    for page in (login, now, library, review, statistics, settings, log):
+    for page in (login, now, library, duplicates, review, statistics, listen, settings, log):
         page.add_routes(router, context)
     track.add_routes(router, context, TrackMedia(roots))
     return router
@@ -74,7 +87,7 @@ def _error_page(context: Context, request: Request, error: Exception) -> Respons
     elif isinstance(error, RequestValidationError):
         status = HTTPStatus.UNPROCESSABLE_ENTITY
         message = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
-    elif isinstance(error, ConfigError | NotDrawn):
+    elif isinstance(error, ConfigError | NotDrawn | StreamError):
         status = HTTPStatus.UNPROCESSABLE_ENTITY
     elif isinstance(error, NotServed):
         status = HTTPStatus.NOT_FOUND

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -12,18 +13,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reclass_plex import browse
-from reclass_plex.errors import NotHeard
+from reclass_plex.errors import ConfigError, NotHeard
 from reclass_plex.remote import MAX_ID, UndoRequest
 from reclass_plex.selection import Selection
 from reclass_plex.similarity import SimilarMusic, Wish
 from service.web.pages.deciding import decide, known_genres, names_in, wait_for
 from service.web.pages.rendering import Context, go_to, is_htmx
+from service.web.playlist import as_m3u, files_like
 from service.web.texts import text
 from service.web.track_media import MEDIA_TYPES, FileAnswer, Kind, TrackMedia
 
 SIMILAR = 8
+IN_PLAYLIST = 20  # besides the track itself
 _LINES = 5  # genres drawn over time
-_SAID = {"corrected", "accepted", "undone", "reclassified", "kept"}
+_SAID = {"corrected", "accepted", "undone", "reclassified", "kept", "playlist", "writing"}
 
 TrackId = Annotated[int, Path(ge=1, le=MAX_ID)]
 
@@ -37,6 +40,12 @@ def add_routes(router: APIRouter, context: Context, media: TrackMedia) -> None:
         if track is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return track
+
+    def like(track_id: int) -> tuple[pathlib.Path, ...]:
+        try:
+            return files_like(similar_music, find(track_id), IN_PLAYLIST)
+        except NotHeard:
+            raise ConfigError(text("track.similar.unheard")) from None
 
     @router.get("/tracks/{track_id}")
     def show(
@@ -65,7 +74,26 @@ def add_routes(router: APIRouter, context: Context, media: TrackMedia) -> None:
                 near.append((browse.find_track_id(context.store, one.path), one))
         except NotHeard:
             message = text("track.similar.unheard")
-        return context.page(request, "track_similar.html", {"near": near, "message": message})
+        values = {"near": near, "message": message, "row": track.row}
+        return context.page(request, "track_similar.html", values)
+
+    @router.get("/tracks/{track_id}/similar.m3u8")
+    def download(track_id: TrackId) -> Response:
+        return as_m3u(like(track_id))
+
+    @router.post("/tracks/{track_id}/playlist")
+    def playlist(
+        track_id: TrackId,
+        name: Annotated[str, Form(max_length=200)] = "",
+        replace: Annotated[bool, Form()] = False,
+    ) -> Response:
+        alike = context.control.actions.alike
+        operation = alike.playlist(name, like(track_id), replace=replace)
+        ended = wait_for(context.control, operation)
+        if ended.state == "failed":
+            raise ConfigError(ended.message or "")
+        said = "playlist" if ended.state == "done" else "writing"
+        return go_to(f"/tracks/{track_id}?said={said}")
 
     @router.get("/tracks/{track_id}/over-time")
     def over_time(request: Request, track_id: TrackId) -> Response:
