@@ -104,21 +104,29 @@ def _find_tracks(store: Store, paths: Sequence[Path]) -> list[int]:
 
 
 def _list(store: Store, config: Config, limit: int, *, as_json: bool) -> None:
+    """List what the daemon set aside, and what `tag` left: that is in no queue."""
     from reclass_plex.jobs import Jobs
     from reclass_plex.plex.client import cut
+    from reclass_plex.preview import unsure_tracks
 
-    models = Ensemble.from_config(config).fingerprint
-    jobs = {job.path: job for job in Jobs(store).list_jobs("review", limit=100_000)}
+    ensemble = Ensemble.from_config(config)
+    models = ensemble.fingerprint
+    jobs = {job.path: job.message for job in Jobs(store).list_jobs("review", limit=100_000)}
+    known = {one.id: one for page in cut(jobs, 1000) for one in store.known_files(page, models)}
+    reasons = {one.id: jobs[one.path] for one in known.values()}
+    left = dict(unsure_tracks(store, models, ensemble.taxonomy, config.policy))
+    more = [track_id for track_id in left if track_id not in known]
+    known |= {one.id: one for page in cut(more, 500) for one in store.find_tracks(page, models)}
+    reasons |= {track_id: left[track_id] for track_id in more}
     rows = []
-    known = (one for page in cut(jobs, 1000) for one in store.known_files(page, models))
-    for track in known:
+    for track in known.values():
         verdict = track.verdict or store.newest_verdict(track.digest or "")
         if verdict is not None:
             rows.append((verdict.genres[0].confidence if verdict.genres else 0.0, track, verdict))
     rows.sort(key=lambda row: (row[0], os.fsencode(row[1].path)))
     for _, track, verdict in rows[:limit]:
         heard = [(score.name, score.confidence) for score in verdict.genres[:TOP]]
-        why = jobs[track.path].message
+        why = reasons[track.id]
         if as_json:
             console.print_json(
                 {

@@ -115,6 +115,18 @@ def preview(
     return totals.result(stopped=should_stop())
 
 
+def unsure_tracks(
+    store: Store, models: str, taxonomy: Taxonomy, policy: PolicyOptions
+) -> Iterator[tuple[int, str]]:
+    """Yield the ids of tracks that the policy leaves to a person, and why. Raises StoreError."""
+    for chunk in _albums(store, models, lambda count: None, lambda: False):
+        heard = [(one, verdict) for one, verdict in chunk if verdict is not None]
+        plans = plan_tags([(one.track, verdict) for one, verdict in heard], policy, taxonomy)
+        for (one, _), plan in zip(heard, plans, strict=True):
+            if _kind(plan) == "review":
+                yield one.id, plan.reason
+
+
 @dataclass(frozen=True)
 class _Row:
     id: int

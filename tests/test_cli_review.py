@@ -19,7 +19,7 @@ from reclass_plex.tags import read_tags
 
 
 def make_site(tmp_path: Path) -> tuple[Site, list[Path]]:
-    """A site whose store knows three tracks: two wait for a person, the least sure is the last."""
+    """A site that knows three unsure tracks, the least sure last; the first is in no queue."""
     site = Site(tmp_path, {"watch": {"settle_seconds": 30}})
     site.configure()
     paths = [make_file(site.music / f"{n}.ogg", n) for n in range(3)]
@@ -37,7 +37,10 @@ def test_review_lists_decides_and_is_undone_beside_a_daemon(tmp_path: Path) -> N
     site, paths = make_site(tmp_path)
     before = [path.read_bytes() for path in paths]
     listed = command(site, "review")
-    assert [one["path"] for one in listed] == [str(paths[2]), str(paths[1])]
+    # The first is as `tag` leaves it, without a daemon: it waits as well, as `preview` counts.
+    assert [one["path"] for one in listed] == [str(paths[2]), str(paths[1]), str(paths[0])]
+    assert [one["why"] for one in listed] == ["below 0.50"] * 2 + ["below 0.50 (Rock 0.40)"]
+    assert command(site, "preview")[0]["now"]["review"] == len(listed)
     assert listed[0]["heard"][0]["genre"] == "Rock"
     with running(site) as daemon:
         client = daemon.wait_ready()
