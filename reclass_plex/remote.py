@@ -205,10 +205,17 @@ class PlaylistRequest(Message):
 
 
 class RadioRequest(Message):
-    """What to listen to: http, https, or an input such as alsa:default. `window` in seconds."""
+    """What to listen to: an http or https address (RFC 3986), or an input such as alsa:default.
 
-    address: str = Field(min_length=1, max_length=2000)
-    window: float = Field(default=15.0, ge=1, le=3600)
+    `window` is how many seconds of sound a verdict is of.
+    """
+
+    # The inputs are `stream_source.DEVICES`.
+    address: str = Field(
+        max_length=2000,
+        pattern=r"^(https?://|(alsa|pulse|avfoundation|oss|jack|sndio|dshow):)[!-~]+$",
+    )
+    window: float = Field(default=15.0, ge=1, le=3600, allow_inf_nan=False, strict=True)
 
 
 class RadioGenre(Message):

@@ -42,7 +42,7 @@ def read_source(text: str) -> Source:
         text = re.sub(r"^file:(//)?", "", text)
     elif "://" in text:
         raise StreamError(
-            f"{visible(text)}: only http, https, files and devices ({', '.join(DEVICES)}) can be"
-            " listened to"
+            f"{visible(name) or 'this'}: only http, https, files and devices"
+            f" ({', '.join(DEVICES)}) can be listened to"  # the rest may hold a password
         )
     return Source("file", text)

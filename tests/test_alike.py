@@ -21,7 +21,9 @@ from test_web import TOKEN, Daemon, ask
 from reclass_plex.cli import app
 from reclass_plex.config import Config, WebOptions, load_config
 from reclass_plex.plex import Plex
+from reclass_plex.remote import RadioRequest
 from reclass_plex.store import Store
+from reclass_plex.stream_source import DEVICES
 from service.actions import Actions
 from service.events import Events
 from service.web.app import create_app
@@ -186,7 +188,12 @@ def test_radio_is_heard_on_the_page_and_its_title_is_only_text(site: Site) -> No
     for address in ("/etc/passwd", "file:///etc/passwd", "ftp://a/b", ""):
         assert site.visitor.post("/listen", {"address": address}).status_code == 422
         status = site.ask("PUT", "/api/v1/radio", {"address": address})[0]
-        assert status == (404 if address else 422)
+        assert status == 422
+    for address in ("ftp://u:very-secret@a/", "rtmp://a/?k=very-secret", "u:very-secret://a"):
+        told = site.visitor.post("/listen", {"address": address})
+        refused = site.ask("PUT", "/api/v1/radio", {"address": address})
+        assert (told.status_code, refused[0]) == (422, 422)
+        assert "very-secret" not in told.text + repr(refused)
     assert site.visitor.post("/listen", {"address": "http://a/"}, token="x").status_code == 403
     with station.on_air() as url:
         address = url.replace("http://", "http://user:very-secret@")
@@ -210,3 +217,8 @@ def test_radio_is_heard_on_the_page_and_its_title_is_only_text(site: Site) -> No
         status, radio = site.ask("PUT", "/api/v1/radio", {"address": f"{url}/x", "window": 5})
         assert (status, radio["state"]) == (200, "starting")
         assert site.ask("DELETE", "/api/v1/radio")[0] == 204
+
+
+def test_the_api_takes_every_input_that_the_command_takes() -> None:
+    for device in DEVICES:
+        assert RadioRequest(address=f"{device}:default").window == 15.0

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from reclass_plex.errors import NotAudio
 from reclass_plex.records import GenreScore, Verdict, Vote
 from reclass_plex.store import Store
 from reclass_plex.web_keys import WebKeys
+from service import radio
 from service.events import MAX_LISTENERS
 from service.web.api import live, metrics
 from service.web.server import WebServer
@@ -439,8 +441,12 @@ def test_errors_of_the_store_are_told_without_its_secrets(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def stopping(daemon: Daemon) -> Iterator[WebServer]:
-    """One of a daemon that stops: the stream of events, which has no end else, has one there."""
+def stopping(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    """One of a daemon that stops: the stream of events, which has no end else, has one there.
+
+    What it listens with calls none of the made-up addresses on the network.
+    """
+    monkeypatch.setattr(radio, "_COMMAND", (sys.executable, "-c", "input()"))
     other = Daemon(daemon.store)
     other.actions.events.close()
     with serving(other) as server:

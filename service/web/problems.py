@@ -31,7 +31,7 @@ _STATUS: dict[type[ReclassError], HTTPStatus] = {
     ConfigError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PlexUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreBusy: HTTPStatus.CONFLICT,
-    StreamError: HTTPStatus.NOT_FOUND,
+    StreamError: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManyTries: HTTPStatus.TOO_MANY_REQUESTS,
     WrongPassword: HTTPStatus.UNAUTHORIZED,
 }
