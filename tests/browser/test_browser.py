@@ -6,10 +6,12 @@ make browser-test
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
-from daemon_tools import wait_until
+from daemon_tools import DEMO, wait_until
 from playwright.sync_api import expect
+from radio import make_station
 
 from browser.conftest import PASSWORD, Home, Visit
 from reclass_plex.tags import read_tags
@@ -17,6 +19,7 @@ from reclass_plex.tags import read_tags
 pytestmark = pytest.mark.browser
 
 PAGES = ("/", "/library", "/duplicates", "/review", "/statistics", "/listen", "/settings", "/log")
+HOSTILE_TITLE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
 
 def test_first_visit_and_login(stranger: Visit) -> None:
@@ -213,3 +216,39 @@ def test_without_scripts_it_works_as_well(home: Home, visit: Visit) -> None:
     page.get_by_role("button", name="Go on").click()
     expect(page.locator("#state")).not_to_have_text("Paused")
     context.close()
+
+
+def test_a_station_is_heard_and_its_title_is_only_text(visit: Visit) -> None:
+    station = make_station([DEMO / "Muldjord - Mutilated Mime.mp3"], "mp3", 8.0)
+    station.titles = [(0.0, HOSTILE_TITLE)]
+    page = visit.open("/listen")
+    with station.on_air() as url:
+        page.get_by_label("Address").fill(url)
+        page.keyboard.press("Enter")
+        expect(page.locator("#heard .genre").first).to_have_text("Metal", timeout=60_000)
+        expect(page.locator("#station-title")).to_have_text(HOSTILE_TITLE)
+        assert page.evaluate("window.hacked") is None
+        assert visit.faults() == []
+        page.locator("#stop").click()
+        expect(page.locator("#stop")).to_have_count(0)
+
+
+def test_duplicates_are_found_and_a_playlist_is_downloaded(visit: Visit, home: Home) -> None:
+    path = home.drop("twice.mp3")
+    home.settled(home.drop("once.mp3"))  # something that a playlist can hold
+    home.settled(path)
+    copy = path.with_name("twice again.mp3")
+    shutil.copy(path, copy)
+    number = home.settled(copy)
+    page = visit.open("/duplicates")
+    page.get_by_role("main").get_by_role("button").first.click()
+    expect(page.locator("#found")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("main")).to_contain_text("twice again.mp3")
+    assert visit.faults() == []
+    page = visit.open(f"/tracks/{number}")
+    link = page.locator("a[href$='similar.m3u8']")
+    with page.expect_download() as download:
+        link.click()
+    content = download.value.path().read_text(encoding="utf-8")
+    assert content.startswith("#EXTM3U")
+    assert str(copy) in content
