@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import typer.testing
 from daemon_tools import DEMO, wait_until
@@ -24,6 +26,7 @@ from reclass_plex.plex import Plex
 from reclass_plex.remote import RadioRequest
 from reclass_plex.store import Store
 from reclass_plex.stream_source import DEVICES
+from service import alike
 from service.actions import Actions
 from service.events import Events
 from service.web.app import create_app
@@ -178,6 +181,18 @@ def test_duplicates_are_looked_for_once_at_a_time(site: Site) -> None:
     assert "<script>alert" not in page
     kinds = [one["kind"] for one in site.ask("GET", "/api/v1/operations")[1]["rows"]]
     assert kinds.count("duplicates") == 1
+
+
+def test_looking_for_duplicates_is_stopped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = (sys.executable, "-c", "import time; time.sleep(600)")
+    monkeypatch.setattr(alike, "_COMMAND", long)
+    site.visitor.post("/duplicates")
+    assert "/duplicates/stop" in site.visitor.get("/duplicates").text
+    assert site.visitor.post("/duplicates/stop", token="wrong").status_code == 403
+    assert "/duplicates/stop" in site.visitor.get("/duplicates/found").text
+    assert site.visitor.post("/duplicates/stop").status_code == 303
+    wait_until(lambda: "was stopped" in site.visitor.get("/duplicates/found").text, "it stops", 20)
+    assert not any(long[2] in one.cmdline() for one in psutil.Process().children())
 
 
 def test_radio_is_heard_on_the_page_and_its_title_is_only_text(site: Site) -> None:

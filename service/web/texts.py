@@ -211,6 +211,8 @@ ENGLISH: Mapping[str, str] = {
     "duplicates.look": "Look for them",
     "duplicates.none_yet": "Nobody has looked yet.",
     "duplicates.going": "Comparing …",
+    "duplicates.stop": "Stop",
+    "duplicates.stopped": "It was stopped before its end.",
     "duplicates.found": "{n} recording is in several files.|{n} recordings are in several files.",
     "duplicates.extra": "{n} file more than needed.|{n} files more than needed.",
     "duplicates.identical": "The same audio",

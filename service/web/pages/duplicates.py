@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reclass_plex.remote import Operation
+from service.web.pages.deciding import wait_for
 from service.web.pages.rendering import Context, go_to
 
 
@@ -26,6 +27,14 @@ def add_routes(router: APIRouter, context: Context) -> None:
     @router.get("/duplicates/found")
     def found(request: Request) -> Response:
         return context.page(request, "duplicates_found.html", {"operation": latest()})
+
+    @router.post("/duplicates/stop")
+    def stop() -> Response:
+        asked = latest()
+        if asked is not None:
+            actions.operations.ask_to_stop(asked.id)
+            wait_for(context.control, asked)
+        return go_to("/duplicates")
 
     @router.post("/duplicates")
     def look() -> Response:
