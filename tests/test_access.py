@@ -279,6 +279,37 @@ def test_only_our_pages_change_anything(
     assert daemon.paused == (status == 204)
 
 
+def test_every_route_that_changes_something_is_guarded(shared: WebServer, daemon: Daemon) -> None:
+    """All that the description names, so that a new route is asked, too."""
+    keys = WebKeys(daemon.store)
+    browser = Browser(shared, keys.begin_session(time.time()))
+    browser.csrf = browser.ask("GET", "/api/v1/session")[2]["csrf"]
+    reader = keys.make_token("a reader", "read", time.time())
+    described = browser.ask("GET", "/api/openapi.json")[2]["paths"]
+    changing = [
+        (method.upper(), re.sub(r"{\w+}", "1", path))
+        for path, methods in described.items()
+        for method in methods
+        if method in {"post", "put", "patch", "delete"} and path != "/api/v1/session"
+    ]
+    for named in (
+        ("PUT", "/api/v1/radio"),
+        ("DELETE", "/api/v1/radio"),
+        ("POST", "/api/v1/duplicates"),
+        ("POST", "/api/v1/tracks/1/playlist"),
+    ):
+        assert named in changing
+    ours = {"X-CSRF-Token": browser.csrf}
+    for method, path in changing:
+        if path.startswith("/webhook/"):
+            continue
+        for headers in ({}, ours | {"Origin": "http://evil.example"}, {"X-CSRF-Token": "wrong"}):
+            assert browser.ask(method, path, {}, **headers)[0] == 403, (method, path, headers)
+        token = {"Authorization": f"Bearer {reader}"}
+        assert Browser(shared).ask(method, path, {}, **token)[0] == 403, (method, path)
+        assert Browser(shared).ask(method, path, {})[0] == 401, (method, path)
+
+
 def test_the_token_of_one_session_is_none_of_another(shared: WebServer, daemon: Daemon) -> None:
     keys = WebKeys(daemon.store)
     one, other = (Browser(shared, keys.begin_session(time.time())) for _ in range(2))
