@@ -119,6 +119,25 @@ def tag(store: Store, song: Path) -> JournalEntry:
     return store.changes()[0]
 
 
+def test_a_file_that_is_open_for_writing_is_not_replaced(store: Store, song: Path) -> None:
+    """A piece of an MP3 was lost: its writer had opened it before the rename, and wrote after."""
+    run, known = store.start_run("tag"), know(store, song)
+    before = song.read_bytes()
+    with song.open("ab"), pytest.raises(FileChanged, match="open for writing"):
+        changes.apply_tags(store, run, known, ("Rock",), OPTIONS)
+    assert song.read_bytes() == before
+    assert find_leftovers(song.parent) == []
+    assert store.pending_changes() == store.changes() == []
+    with song.open("rb"):  # as players do
+        assert changes.apply_tags(store, run, known, ("Rock",), OPTIONS)
+    (entry,) = store.changes()
+    with song.open("ab"):
+        result = changes.undo_change(store, entry, OPTIONS)
+    assert (result.restored, store.changes()) == (False, [entry])
+    assert changes.undo_change(store, entry, OPTIONS).restored
+    assert song.read_bytes() == before
+
+
 def test_an_undo_that_was_killed_before_it_said_so_is_seen(
     store: Store, song: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
