@@ -96,7 +96,7 @@ def apply_tags(
     return True
 
 
-def repair(store: Store) -> Iterator[str]:
+def repair(store: Store, options: TagOptions) -> Iterator[str]:
     """Settle what killed processes left open; yield a line for people about each change."""
     for entry in store.pending_changes():
         name = printable(entry.path)
@@ -124,18 +124,18 @@ def repair(store: Store) -> Iterator[str]:
         else:
             store.abandon_change(entry.id)
             yield f"{name}: an interrupted change had not taken place"
-    yield from _settle_undone(store)
+    yield from _settle_undone(store, options)
 
 
-def _settle_undone(store: Store) -> Iterator[str]:
+def _settle_undone(store: Store, options: TagOptions) -> Iterator[str]:
     """Close the changes of files that have what they had: an undo had no time to say so."""
     cut_off = store.unfinished_runs("undo")
     if not cut_off:
         return
-    since = min(run.started for run in store.list_runs() if run.id in cut_off)
+    since = min(cut_off.values())
     for entry in store.changes():
         try:
-            done = _undone_since(entry, since)
+            done = _undone_since(entry, since, options)
         except (FileError, OSError):
             continue
         if done is None:
@@ -153,7 +153,7 @@ def _settle_undone(store: Store) -> Iterator[str]:
         store.finish_run(run_id)
 
 
-def _undone_since(entry: JournalEntry, since: float) -> _Restored | None:
+def _undone_since(entry: JournalEntry, since: float, options: TagOptions) -> _Restored | None:
     """Return what a file says from which an undo that began at `since` took a change back.
 
     Its former bytes came with their former time. Where its owner had edited it, only what we wrote
@@ -170,7 +170,7 @@ def _undone_since(entry: JournalEntry, since: float) -> _Restored | None:
                 return _Restored(status, "", entry.before, moods)
     if status.st_ctime < since - MTIME_STEP_NS / 1e9:
         return None
-    found = tags.read_tags(entry.path)
+    found = tags.read_tags(entry.path, options)
     genre_is_back = entry.before in (entry.after, found.genres)
     if genre_is_back and (entry.moods is None or not found.moods):
         return _Restored(status, "", found.genres, moods)

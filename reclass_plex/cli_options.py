@@ -50,7 +50,7 @@ def repair_files(store: Store, options: TagOptions) -> None:
     """Settle what a killed process left behind, a restore too, and say so."""
     for one in comparing.compare_if_due(store, options):
         console.say(f"{printable(one.path)}: {one.text}", to=console.err)
-    for line in (*changes.repair(store), *placing.repair(Placements(store))):
+    for line in (*changes.repair(store, options), *placing.repair(Placements(store))):
         console.say(line, to=console.err)
 
 

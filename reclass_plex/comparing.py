@@ -49,16 +49,16 @@ def compare_if_due(
     due = store.unfinished_runs(RUN)
     if not due:
         return
-    _settle(store)
+    _settle(store, options)
     yield from _compare_files(store, options, should_stop)
     if not should_stop():
         for run in due:
             store.finish_run(run)
 
 
-def _settle(store: Store) -> None:
+def _settle(store: Store, options: TagOptions) -> None:
     """Settle what had been begun when the backup was made."""
-    for _ in changes.repair(store):
+    for _ in changes.repair(store, options):
         pass
     # `placing.repair` would go on with moves; these are long over, one way or the other.
     placements = Placements(store)

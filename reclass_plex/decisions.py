@@ -212,7 +212,7 @@ def write_decisions(
         chunk, queue = queue[:TOGETHER], queue[TOGETHER:]
         known = _known(store, [track_id for _, track_id in chunk], "")
         with store.writing_files(wait_seconds, should_stop):
-            for _ in changes.repair(store):
+            for _ in changes.repair(store, config.tags):
                 pass
             for folder in {track.path.parent for track in known.values()}:
                 with suppress(OSError):

@@ -222,6 +222,21 @@ def open_lock(path: Path) -> IO[str]:
     return file
 
 
+def try_lock(file: IO[str] | int, *, shared: bool = False) -> bool:
+    """Lock an open file (flock); return False if another process has it locked.
+
+    Where nothing can be locked, on some network file systems, nobody has.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        name = file if isinstance(file, int) else printable(file.name)
+        log.info("%s: cannot be locked: %s", name, error.strerror)
+    return True
+
+
 @contextlib.contextmanager
 def hold_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock file `path`; `waiting` is called if another process holds it.
@@ -229,13 +244,9 @@ def hold_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
     Raises OSError if it cannot be made.
     """
     with open_lock(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems know no locks
-            log.info("%s: cannot be locked: %s", printable(path), error.strerror)
         yield
 
 

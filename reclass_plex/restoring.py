@@ -10,7 +10,6 @@ leaves either the former store, or a swap that the next `restore` ends; nobody o
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from pathlib import Path
 from reclass_plex.backups import Backup, Contents, explaining, list_backups, look_into
 from reclass_plex.comparing import RUN
 from reclass_plex.errors import ConfigError, StoreBusy, StoreError, StoreNewer, printable
-from reclass_plex.files import SPACE_MARGIN, open_lock, sync_folder
+from reclass_plex.files import SPACE_MARGIN, open_lock, sync_folder, try_lock
 from reclass_plex.schema import SCHEMA_VERSION, known_revisions
 from reclass_plex.similarity import index_file
 from reclass_plex.store import Store
@@ -59,13 +58,11 @@ def hold_store(path: Path) -> Iterator[None]:
     with ExitStack() as stack:
         for name in ("lock", "plex-lock", "users"):
             lock = stack.enter_context(open_lock(path.with_name(f"{path.name}.{name}")))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not try_lock(lock):
                 raise StoreBusy(
                     f"another reclass-plex uses the store {printable(path)}: wait until it ends,"
                     " or stop it"
-                ) from error
+                )
         yield
 
 

@@ -9,7 +9,6 @@ takes to restore the exact former bytes). See `tables`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -25,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from reclass_plex.errors import FileError, StoreBusy, StoreDamaged, StoreError, printable
-from reclass_plex.files import open_lock, process_token
+from reclass_plex.files import open_lock, process_token, try_lock
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
 from reclass_plex.schema import bring_up_to_date
 from reclass_plex.store_guard import BUSY_SECONDS, admit, damage, is_damage, refuse_damaged
@@ -203,17 +202,13 @@ class Store:
         except OSError as error:
             raise _refusal(self.path, error) from error
         with lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if time.monotonic() >= until or should_stop():
-                        raise StoreBusy(
-                            f"another reclass-plex is {does} with the store"
-                            f" {printable(self.path)}: wait until it ends, or stop it"
-                        ) from error
-                    time.sleep(LOCK_PAUSE)
+            while not try_lock(lock):
+                if time.monotonic() >= until or should_stop():
+                    raise StoreBusy(
+                        f"another reclass-plex is {does} with the store"
+                        f" {printable(self.path)}: wait until it ends, or stop it"
+                    )
+                time.sleep(LOCK_PAUSE)
             yield
 
     @contextmanager
@@ -475,11 +470,13 @@ class Store:
                 .values(finished=time.time() if now is None else now)
             )
 
-    def unfinished_runs(self, command: str) -> list[int]:
-        """Return the runs of a command that did not end."""
-        query = sa.select(runs.c.id).where(runs.c.command == command, runs.c.finished.is_(None))
+    def unfinished_runs(self, command: str) -> dict[int, float]:
+        """Return the runs of a command that did not end, each with its start (Unix time)."""
+        query = sa.select(runs.c.id, runs.c.started).where(
+            runs.c.command == command, runs.c.finished.is_(None)
+        )
         with self.transaction(write=False) as connection:
-            return list(connection.execute(query).scalars())
+            return {int(row.id): float(row.started) for row in connection.execute(query)}
 
     def dead_tokens(self) -> set[str]:
         """Return the tokens of the other processes that ever changed files with this store.

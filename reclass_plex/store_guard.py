@@ -7,7 +7,6 @@ and by that stops every other process from writing music with it; store.sqlite.r
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -18,7 +17,7 @@ from typing import IO
 from urllib.parse import quote
 
 from reclass_plex.errors import StoreBusy, StoreDamaged, StoreError, printable
-from reclass_plex.files import open_lock
+from reclass_plex.files import open_lock, try_lock
 from reclass_plex.wal import log_path, read_log
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def admit(path: Path, *, check: bool = False) -> IO[str]:
         )
     users = open_lock(users_lock(path))
     try:
-        unclean = _lock(users, fcntl.LOCK_EX | fcntl.LOCK_NB) and ended_uncleanly(path)
+        unclean = try_lock(users) and ended_uncleanly(path)
         if unclean and read_log(log_path(path)).damaged:
             raise damage(path, "pages in its log, the file -wal, are wrong")
         looks = unclean or (check and path.exists() and path.stat().st_size <= QUICK_BYTES)
@@ -99,22 +98,11 @@ def admit(path: Path, *, check: bool = False) -> IO[str]:
                 raise StoreDamaged.of(path, "; ".join(faults))
             log.warning("%s: was found damaged before, and is whole now", printable(path))
             damaged_marker(path).unlink(missing_ok=True)
-        _lock(users, fcntl.LOCK_SH)
+        try_lock(users, shared=True)
     except BaseException:
         users.close()
         raise
     return users
-
-
-def _lock(file: IO[str], how: int) -> bool:
-    """Lock a file; return False if others have it. Where none can be locked, nobody has it."""
-    try:
-        fcntl.flock(file, how)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # some network file systems know no locks
-        log.info("%s: cannot be locked: %s", printable(file.name), error.strerror)
-    return True
 
 
 def ended_uncleanly(path: Path) -> bool:
@@ -146,11 +134,9 @@ def find_faults(path: Path, *, thorough: bool = False) -> list[str]:
 def hold_daemon_lock(path: Path) -> Iterator[None]:
     """Hold the right to be the daemon of a store. Raises StoreBusy if there is one."""
     with open_lock(daemon_lock(path)) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not try_lock(lock):
             raise StoreBusy(
                 f"a reclass-plexd runs already with the store {printable(path)}: stop it"
                 " first (systemctl stop reclass-plex), or use another store"
-            ) from error
+            )
         yield

@@ -219,7 +219,7 @@ class Worker:
         with self._store.writing_files(LOCK_SECONDS, self._should_stop):
             for one in compare_if_due(self._store, self._config.tags, self._should_stop):
                 log.warning("%s: %s", printable(one.path), one.text)
-            for line in repair(self._store):
+            for line in repair(self._store, self._config.tags):
                 log.warning("%s", line)
         self._repaired = True
 

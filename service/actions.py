@@ -184,7 +184,7 @@ class Actions:
                 tags = self._config().tags
                 for file in compare_if_due(self._store, tags, progress.should_stop):
                     log.warning("%s: %s", printable(file.path), file.text)
-                for line in (*repair(self._store), *settle(Placements(self._store))):
+                for line in (*repair(self._store, tags), *settle(Placements(self._store))):
                     log.warning("%s", line)
                 plan = self._plan(wanted)
                 progress.begin(len(plan.entries) + len(plan.placements))

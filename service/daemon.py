@@ -353,7 +353,7 @@ class Daemon:
             return
         try:
             with self._store.writing_files(CLEAN_SECONDS, stopping.is_set):
-                for line in repair(self._store):  # which goes by the copies that are there
+                for line in repair(self._store, self._config.tags):  # which goes by copies
                     log.warning("%s", line)
                 remove_leftovers(self._store, leftovers)
         except StoreBusy as error:

@@ -83,7 +83,7 @@ def test_repair_tells_by_the_bytes_whether_a_change_took_place(
     )
     if replaced:
         prepared.commit()
-    (line,) = changes.repair(store)  # as the next process does
+    (line,) = changes.repair(store, OPTIONS)  # as the next process does
     assert ("had taken place" in line) == replaced
     assert store.pending_changes() == []
     assert find_leftovers(song.parent) == []
@@ -152,12 +152,12 @@ def test_an_undo_that_was_killed_before_it_said_so_is_seen(
         list(changes.undo_changes(store, [entry], OPTIONS))
     assert song.read_bytes() == before
     assert [one.id for one in store.changes()] == [entry.id]
-    assert [line for line in changes.repair(store) if "undo had taken place" in line]
+    assert [line for line in changes.repair(store, OPTIONS) if "undo had taken place" in line]
     assert store.changes() == []
     known = store.find_track(song, "models")
     assert known is not None
     assert (known.undone, known.genres) == (True, ())
-    assert list(changes.repair(store)) == []
+    assert list(changes.repair(store, OPTIONS)) == []
 
 
 def test_an_undo_of_an_edited_file_that_was_killed_is_seen(
@@ -176,7 +176,7 @@ def test_an_undo_of_an_edited_file_that_was_killed_is_seen(
     said = tags.read_tags(song, OPTIONS)
     assert (said.genres, said.title) == ((), "Edited since")
     assert [one.id for one in store.changes()] == [entry.id]
-    assert [line for line in changes.repair(store) if "undo had taken place" in line]
+    assert [line for line in changes.repair(store, OPTIONS) if "undo had taken place" in line]
     assert store.changes() == []
     known = store.find_track(song, "models")
     assert known is not None
@@ -186,9 +186,9 @@ def test_an_undo_of_an_edited_file_that_was_killed_is_seen(
 def test_a_change_that_stands_is_not_taken_for_undone(store: Store, song: Path) -> None:
     tag(store, song)
     store.start_run("undo")  # and killed
-    assert list(changes.repair(store)) == []
+    assert list(changes.repair(store, OPTIONS)) == []
     assert len(store.changes()) == 1
-    assert store.unfinished_runs("undo") == []
+    assert not store.unfinished_runs("undo")
 
 
 def test_what_is_on_a_disk_that_is_away_is_settled_when_it_is_back(
@@ -204,8 +204,8 @@ def test_what_is_on_a_disk_that_is_away_is_settled_when_it_is_back(
         patch.setattr(tags.PreparedWrite, "commit", killed)
         changes.apply_tags(store, store.start_run("tag"), known, ("Rock",), OPTIONS)
     away = song.parent.rename(song.parent.with_name("away"))
-    assert [line for line in changes.repair(store) if "is seen later" in line]
+    assert [line for line in changes.repair(store, OPTIONS) if "is seen later" in line]
     assert len(store.pending_changes()) == 1
     away.rename(song.parent)
-    assert [line for line in changes.repair(store) if "had not taken place" in line]
+    assert [line for line in changes.repair(store, OPTIONS) if "had not taken place" in line]
     assert store.pending_changes() == store.changes() == []

@@ -425,7 +425,7 @@ def test_a_writer_that_was_killed_is_settled(
     )
     if replaced:
         prepared.commit()
-    (line,) = changes.repair(store)
+    (line,) = changes.repair(store, TagOptions())
     assert ("can be undone" in line) is replaced
     found = store.find_track(song, ensemble.fingerprint)
     assert found is not None

@@ -6,8 +6,6 @@ What lies in the folder, `extraction` says; where the work is done, `extraction_
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from reclass_plex.errors import ConfigError, Unreadable, printable
-from reclass_plex.files import naming_errors
+from reclass_plex.files import naming_errors, try_lock
 from reclass_plex.models.installed import hash_file, write_record
 from reclass_plex.records import Excerpt
 from reclass_plex.training.datasets.collection import Collection
@@ -294,7 +292,8 @@ def open_extraction(
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _lock(descriptor, folder)
+        if not try_lock(descriptor):
+            raise ConfigError(f"{printable(folder)}: another process is extracting to it")
         with naming_errors(folder, writing=True):
             for name in (MANIFEST, ROWS, PACKED, RECORDING):
                 for torn in folder.glob(f".{name}.*"):  # what kill -9 left
@@ -306,15 +305,6 @@ def open_extraction(
         yield Extraction(collection, features, excerpt, folder)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-            return  # some network file systems know no locks
-        raise ConfigError(f"{printable(folder)}: another process is extracting to it") from None
 
 
 def _numbers(part: Part) -> range:

@@ -18,7 +18,6 @@ to the same bits.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from reclass_plex.errors import ConfigError, printable
-from reclass_plex.files import naming_errors, open_lock
+from reclass_plex.files import naming_errors, open_lock, try_lock
 from reclass_plex.training import run_outputs
 from reclass_plex.training.approaches import Origin, build, check_table
 from reclass_plex.training.approaches.base import Examples, Fit, Round, State
@@ -294,12 +293,8 @@ def _alone(folder: Path) -> Iterator[None]:
     with naming_errors(folder, writing=True):
         file = open_lock(folder / LOCK)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{printable(folder)}: another process is at work on this run"
-            ) from None
+        if not try_lock(file):
+            raise ConfigError(f"{printable(folder)}: another process is at work on this run")
         yield
 
 
