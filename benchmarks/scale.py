@@ -271,12 +271,14 @@ def measure_similar(library: Library) -> Figures:
 
 def vectors_compared(path: Path) -> float:
     """Return the mean steps of a search in an index: they are the same whatever the machine."""
+    import numpy as np
     from usearch.index import Index
 
     index = Index.restore(os.fspath(path), view=True)
     assert index is not None
-    asked = [int(index.keys[at]) for at in range(0, len(index), max(1, len(index) // ROUNDS))]
-    return statistics.mean(index.search(index.get(key), 20).computed_distances for key in asked)
+    keys = [int(index.keys[at]) for at in range(0, len(index), max(1, len(index) // ROUNDS))]
+    asked = [np.asarray(index.get(key)) for key in keys]
+    return statistics.mean(index.search(vector, 20).computed_distances for vector in asked)
 
 
 def measure_daemon(library: Library) -> Figures:

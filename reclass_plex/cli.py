@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -190,6 +191,7 @@ def tag(
     )
     leftovers: list[Path] = []
     found = _find(paths, leftovers)
+    total = len(found)
     count = sum(isinstance(item, FoundFile) for item in found)
     if not dry_run:
         confirm(f"Tag {count} files ({config.policy.mode} mode)?", yes)
@@ -205,7 +207,7 @@ def tag(
         run_id = None if dry_run else store.start_run("tag")
         ensemble = _open_ensemble(config)
         results = pipeline.tag_files(
-            found,
+            _each(found),
             store=store,
             ensemble=ensemble,
             config=config,
@@ -217,7 +219,7 @@ def tag(
         )
         counts = {"written": 0, "kept": 0, "failed": 0}
         want = _plex_sink(store, config, run_id)
-        for result in console.follow(results, len(found), "tagging"):
+        for result in console.follow(results, total, "tagging"):
             want(result)
             _count_and_print(result, counts, dry_run=dry_run, as_json=as_json, verbose=verbose)
         if run_id is not None:
@@ -366,13 +368,13 @@ def run_doctor(as_json: AsJson = False, config_file: ConfigFile = None) -> None:
     raise typer.Exit(FAILED if failed else 0)
 
 
-def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | FileError]:
+def _find(paths: Sequence[Path], leftovers: list[Path]) -> deque[FoundFile | FileError]:
     """Return every audio file below the paths, made absolute without resolving links.
 
     Temporary copies of ours on the way go to `leftovers`.
     """
     absolute = [full_path(path) for path in paths]
-    found: list[FoundFile | FileError] = []
+    found: deque[FoundFile | FileError] = deque()
     with console.showing_progress(None, "looking for music") as advance:
         for item in find_audio_files(absolute, AUDIO_SUFFIXES, leftovers.append):
             found.append(item)
@@ -381,6 +383,12 @@ def _find(paths: Sequence[Path], leftovers: list[Path]) -> list[FoundFile | File
         named = ", ".join(printable(path) for path in paths)
         console.say(f"no audio files in {named}", to=console.err)
     return found
+
+
+def _each(found: deque[FoundFile | FileError]) -> Iterator[FoundFile | FileError]:
+    """Yield the files, and keep none that was: a million of them are a third of a gigabyte."""
+    while found:
+        yield found.popleft()
 
 
 def _open_ensemble(config: Config) -> Ensemble:

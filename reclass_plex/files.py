@@ -59,7 +59,7 @@ _JUNK = re.compile(
 _LEFTOVER = re.compile(r"\..{0,40}\.reclass-([0-9a-f]{8})-[0-9a-f]{4}\.tmp(\..{0,10})?", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundFile:
     """A file with an audio suffix: its size in bytes and its modification time in ns."""
 
