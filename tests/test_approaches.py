@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ from reclass_plex.training.approaches.base import (
 )
 from reclass_plex.training.approaches.logistic import PATIENCE, strength
 from reclass_plex.training.approaches.network import Network, NetworkOptions
+from reclass_plex.training.checkpoints import load_state, save_state
 from reclass_plex.training.runs import examples
 from reclass_plex.training.table import FeatureTable
 
@@ -46,7 +49,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Memory:
-    """Keeps every state, or fails at one, as a killed process would."""
+    """Keeps every state as a run does, in a file, or fails at one, as a killed process would."""
 
     def __init__(self, state: State | None = None, die_at: int | None = None) -> None:
         self.state, self.die_at, self.lines = state, die_at, list[Round]()
@@ -55,7 +58,9 @@ class Memory:
         return self.state
 
     def save(self, state: State, *, done: bool = False) -> None:
-        self.state = state
+        with TemporaryDirectory() as folder:
+            save_state(Path(folder) / "state", state)
+            self.state = load_state(Path(folder) / "state")
         if self.die_at is not None and len(state.facts["log"]) >= self.die_at:
             raise KeyboardInterrupt
 

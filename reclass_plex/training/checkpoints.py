@@ -51,7 +51,8 @@ def save_state(path: Path, state: State) -> None:
     """Write a state."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+    # Copies: safetensors refuses tensors that share memory, as the best and the newest may.
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state.tensors.items()}
     write_whole(path, save(tensors, {FACTS: json.dumps(state.facts)}))
 
 
