@@ -92,6 +92,11 @@ sbom: venv
 # Pins what the service is installed from, by version and hash. UPGRADE=--upgrade takes newer ones.
 lock: venv
 	$(BIN)/uv pip compile --quiet $(UPGRADE) pyproject.toml -o systemd/requirements.txt
+	echo torch | $(BIN)/uv pip compile --quiet --no-config $(UPGRADE) --universal --python-version 3.10 \
+		--generate-hashes --no-annotate --custom-compile-command 'make lock' \
+		-c systemd/requirements.txt -c constraints-cpu.txt \
+		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' systemd/requirements.txt) \
+		- -o systemd/requirements-torch.txt
 
 format: venv
 	$(BIN)/ruff format .

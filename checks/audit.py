@@ -1,4 +1,4 @@
-"""Looks the packages of systemd/requirements.txt up among known vulnerabilities, by pip-audit.
+"""Looks the packages of the service's two locks up among known vulnerabilities, by pip-audit.
 
 Where the index does not answer for a version, as mirrors often do not, pip-audit leaves the package
 out and calls the rest well. Here that is said aloud, and is no success: "not done" is printed, with
@@ -10,7 +10,6 @@ pyproject.toml says why it does not matter here ([tool.audit] ignore).
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 import subprocess
@@ -22,7 +21,7 @@ from typing import Any
 import tomli
 
 ROOT = Path(__file__).parent.parent
-LOCK = ROOT / "systemd" / "requirements.txt"
+LOCKS = [ROOT / "systemd" / name for name in ("requirements.txt", "requirements-torch.txt")]
 SECONDS = 100.0  # for all questions; two seconds where the service answers quickly
 SHOWN = 5  # names of what could not be looked up
 
@@ -33,7 +32,8 @@ def main(options: list[str]) -> int:
     ignored = {one["id"]: one["why"] for one in project["tool"]["audit"]["ignore"]}
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder, "requirements.txt")
-        wanted.write_text(packages(LOCK.read_text(encoding="utf-8")), encoding="utf-8")
+        locked = "".join(lock.read_text(encoding="utf-8") for lock in LOCKS)
+        wanted.write_text(packages(locked), encoding="utf-8")
         report = Path(folder, "report.json")
         command = [sys.executable, "-m", "pip_audit", "-r", str(wanted), "--no-deps"]
         command += ["--disable-pip", "--progress-spinner", "off", "-f", "json", "-o", str(report)]
@@ -51,10 +51,9 @@ def main(options: list[str]) -> int:
 
 
 def packages(lock: str) -> str:
-    """Return the lock's packages without their digests, and the torch that is installed here."""
+    """Return the packages of a lock without their digests."""
     lines = [line.removesuffix(" \\") for line in re.findall(r"^[a-z0-9].*$", lock, re.MULTILINE)]
-    torch = importlib.metadata.version("torch").partition("+")[0]
-    return "\n".join([*lines, f"torch=={torch}"]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def judge(found: list[dict[str, Any]], ignored: dict[str, str]) -> int:

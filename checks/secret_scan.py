@@ -60,7 +60,12 @@ _PASSED = (
     ),
     *(".mp3", ".ogg", ".opus", ".flac", ".m4a", ".wav"),
 )
-_LOCKS = ("systemd/requirements.txt", "frontend/package-lock.json", "frontend/vendored.json")
+_LOCKS = (
+    "systemd/requirements.txt",
+    "systemd/requirements-torch.txt",
+    "frontend/package-lock.json",
+    "frontend/vendored.json",
+)
 # 20 characters, too short for the measures of entropy: of each kind one at least.
 _PLEX_TOKEN = re.compile(
     r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[A-Za-z0-9_-]{20}(?![\w-])"

@@ -5,7 +5,7 @@
 #                 is touched, no user is made and systemd is left alone
 #   PYTHON        the Python of the virtual environment, 3.10 or later: python3
 #   TORCH         what pip shall install as torch: a wheel, or "cpu". By default a torch with CUDA
-#                 that PYTHON already has is used, else pip's
+#                 that PYTHON already has is used, else that of systemd/requirements-torch.txt
 #   LOCK          the file that pins every package but torch by version and hash, so that nothing
 #                 else is installed: systemd/requirements.txt. "skip" takes what pip finds
 #   PIP_ARGS      more for pip, for instance numpy<2; that is not in the lock, so LOCK=skip
@@ -20,6 +20,7 @@ DESTDIR=${DESTDIR:-}
 PYTHON=${PYTHON:-python3}
 SOURCE=$(cd "$(dirname "$0")/.." && pwd)
 LOCK=${LOCK:-$SOURCE/systemd/requirements.txt}
+TORCH_LOCK=$SOURCE/systemd/requirements-torch.txt
 
 ETC=$DESTDIR/etc/reclass-plex
 UNITS=$DESTDIR/etc/systemd/system
@@ -92,7 +93,9 @@ make_venv() {
         }
         : >"$MARK"
     fi
-    if [ -n "$torch" ]; then
+    if [ "$torch" = locked ]; then
+        install_locked_torch
+    elif [ -n "$torch" ]; then
         # shellcheck disable=SC2086 # PIP_ARGS and the constraints are several words
         pip_install $constraints "$torch" ${PIP_ARGS:-}
     fi
@@ -126,6 +129,11 @@ install_locked() {
     pip_install --no-deps --no-build-isolation "$1"
 }
 
+# The torch with CUDA and its parts, by hash as well; what else it needs is in the other lock.
+install_locked_torch() {
+    pip_install --require-hashes --no-deps -r "$TORCH_LOCK"
+}
+
 pip_install() { (cd "$SOURCE" && "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"); }
 
 # Decides which torch: sets `torch` (what pip installs before the rest, if anything), `constraints`
@@ -150,8 +158,10 @@ choose_torch() {
     elif [ "$machine" = x86_64 ] && { [ "${TORCH:-}" = cpu ] || ! command -v nvidia-smi >/dev/null 2>&1; }; then
         torch=torch
         constraints="-c constraints-cpu.txt"
-    else
+    elif [ "$LOCK" = skip ] || [ -n "${PIP_ARGS:-}" ]; then
         torch=torch
+    else
+        torch=locked
     fi
 }
 

@@ -1,8 +1,9 @@
 """Lists what the service is made of, as a CycloneDX 1.6 document: packages, weights, scripts.
 
 The packages are those of systemd/requirements.txt for the Python that runs this, with the digests
-of their releases' files, and torch as it is installed; the weights and tables those of the package,
-the scripts those that the dashboard loads. Only the standard library: the installer runs it.
+of their releases' files; torch with its parts is listed as it is installed, as it may be another
+than that of the lock. Weights and tables are those of the package, the scripts those that the
+dashboard loads. Only the standard library: the installer runs it.
 
     python systemd/sbom.py [OUTPUT]
 """
@@ -62,15 +63,17 @@ def document(version: str) -> dict[str, Any]:
 
 
 def packages() -> Iterator[dict[str, Any]]:
-    """Yield the packages of the lock that this Python gets, and torch."""
+    """Yield the packages of the lock that this Python gets, and torch with its parts."""
     lock = (ROOT / "systemd" / "requirements.txt").read_text(encoding="utf-8")
     for name, version, marker, digests in _PIN.findall(lock):
         if _is_meant(marker):
             yield _package(name, version, re.findall(r"sha256:([0-9a-f]{64})", digests))
-    try:
-        yield _package("torch", importlib.metadata.version("torch"), [])
-    except importlib.metadata.PackageNotFoundError:
-        return
+    lock = (ROOT / "systemd" / "requirements-torch.txt").read_text(encoding="utf-8")
+    for name in sorted({name for name, *_ in _PIN.findall(lock)}):
+        try:
+            yield _package(name, importlib.metadata.version(name), [])
+        except importlib.metadata.PackageNotFoundError:
+            continue
 
 
 def _is_meant(marker: str) -> bool:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -20,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "systemd" / "requirements.txt"
+TORCH_LOCK = ROOT / "systemd" / "requirements-torch.txt"
 INSTALL = ROOT / "systemd" / "install.sh"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
@@ -59,6 +61,7 @@ def read_lock(text: str) -> list[Pin]:
 
 
 PINS = read_lock(LOCK.read_text(encoding="utf-8"))
+TORCH_PINS = read_lock(TORCH_LOCK.read_text(encoding="utf-8"))
 
 
 def environment(python: str, machine: str) -> dict[str, str]:
@@ -75,11 +78,11 @@ def environment(python: str, machine: str) -> dict[str, str]:
     }
 
 
-def pins_for(python: str, machine: str) -> dict[str, Pin]:
+def pins_for(python: str, machine: str, pins: Sequence[Pin] = PINS) -> dict[str, Pin]:
     """Return what pip takes there; a package that it would find twice is an error."""
     where = environment(python, machine)
     found: dict[str, Pin] = {}
-    for pin in PINS:
+    for pin in pins:
         if pin.requirement.marker is None or pin.requirement.marker.evaluate(where):
             assert pin.name not in found, f"{pin.name} twice for Python {python} on {machine}"
             found[pin.name] = pin
@@ -94,7 +97,27 @@ def wants() -> list[Requirement]:
 
 def test_every_package_has_digests() -> None:
     assert len(PINS) > 60
-    assert [pin.name for pin in PINS if not pin.digests] == []
+    assert len(TORCH_PINS) > 20
+    assert [pin.name for pin in (*PINS, *TORCH_PINS) if not pin.digests] == []
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_torch_and_what_comes_with_it_are_in_a_lock_of_their_own(python: str, machine: str) -> None:
+    """Else: make lock. It is the torch that the tests run with."""
+    pins = pins_for(python, machine, TORCH_PINS)
+    assert set(pins) <= APART
+    assert {"torch", "triton", "sympy", "nvidia-cublas", "nvidia-cudnn-cu13"} <= set(pins)
+    tested = (ROOT / "constraints-cpu.txt").read_text(encoding="utf-8").splitlines()[-1]
+    assert tested == f"torch=={pins['torch'].version}"
+    here = distribution("torch")
+    assert here.version.partition("+")[0] == pins["torch"].version
+    where = environment(python, machine)
+    for needed in map(Requirement, here.requires or ()):
+        if needed.marker is None or needed.marker.evaluate(where):
+            name = canonicalize_name(needed.name)
+            pin = pins.get(name) or pins_for(python, machine)[name]
+            assert needed.specifier.contains(pin.version), f"torch needs {needed}: make lock"
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -148,7 +171,40 @@ def test_the_lock_is_complete() -> None:
 def test_the_installer_takes_the_lock_unless_it_is_told_not_to() -> None:
     text = INSTALL.read_text(encoding="utf-8")
     assert "LOCK=${LOCK:-$SOURCE/systemd/requirements.txt}" in text
-    assert "--require-hashes --no-deps -r" in text
+    assert text.count("--require-hashes --no-deps -r") == 2
+    assert "TORCH_LOCK=$SOURCE/systemd/requirements-torch.txt" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "gpu", "taken"),
+    [
+        ({}, True, "locked"),
+        ({}, False, "torch -c constraints-cpu.txt"),
+        ({"TORCH": "cpu"}, True, "torch -c constraints-cpu.txt"),
+        ({"TORCH": "/a/torch.whl"}, True, "/a/torch.whl"),
+        ({"LOCK": "skip"}, True, "torch"),
+        ({"PIP_ARGS": "numpy<2"}, True, "torch"),
+    ],
+)
+def test_a_machine_with_a_gpu_gets_the_torch_of_the_lock(
+    tmp_path: Path, given: dict[str, str], gpu: bool, taken: str
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    programs = {"uname": "echo x86_64", "python3": "exit 1"}  # a Python without any torch
+    if gpu:
+        programs["nvidia-smi"] = "exit 0"
+    for name, body in programs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", "-euc", function("choose_torch") + "\nchoose_torch; echo $torch $constraints"],
+        env={"PATH": str(tools), "PYTHON": "python3", "MARK": "/none", "LOCK": "a", **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == taken
 
 
 # Held to it: the installer's own function, the real pip, packages made here
@@ -171,14 +227,17 @@ def make_wheel(folder: Path, content: str) -> Path:
     return wheel
 
 
+def function(name: str) -> str:
+    """Return the text of one function of install.sh."""
+    text = INSTALL.read_text(encoding="utf-8")
+    found = re.search(rf"^{name}\(\) \{{.*?\}}$", text, re.M | re.S)
+    assert found is not None, name
+    return found[0]
+
+
 def install_locked(target: Path, lock: Path, wheels: Path) -> subprocess.CompletedProcess[str]:
     """Run the function of install.sh that installs the lock, and leave our own package out."""
-    text = INSTALL.read_text(encoding="utf-8")
-    functions = [
-        re.search(rf"^{name}\(\) \{{.*?\}}$", text, re.M | re.S)
-        for name in ("install_locked", "pip_install")
-    ]
-    code = "\n".join(one[0] for one in functions if one)
+    code = function("install_locked") + "\n" + function("pip_install")
     assert "--no-build-isolation" in code
     code = re.sub(r"^.*--no-build-isolation.*\n", "", code, flags=re.M)
     variables = {"LOCK": str(lock), "VENV": sys.prefix, "SOURCE": str(ROOT)}

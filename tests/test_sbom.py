@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from test_lock import pins_for
+from test_lock import TORCH_PINS, pins_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,7 +31,6 @@ def test_the_list_is_valid_and_complete(tmp_path: Path) -> None:
         assert components[name]["version"] == pin.version
         found = {f"sha256:{one['content']}" for one in components[name]["hashes"]}
         assert found == set(pin.digests)
-    assert "torch" in components
     shipped = [*(ROOT / "reclass_plex" / "data").rglob("*.safetensors")]
     shipped += (ROOT / "service" / "web" / "static" / "vendor").glob("*.js")
     assert len(shipped) > 8
@@ -40,6 +39,8 @@ def test_the_list_is_valid_and_complete(tmp_path: Path) -> None:
         assert one["hashes"][0]["content"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert one["version"]
         assert one["licenses"][0]["license"]["id"] in {"MIT", "ISC", "0BSD"}
-    assert set(components) == set(pins) | {"torch"} | {name for name in components if "/" in name}
+    parts = {pin.name for pin in TORCH_PINS} & set(components)
+    assert {"torch", "sympy"} <= parts  # as they are installed: which differs with the machine
+    assert set(components) == set(pins) | parts | {name for name in components if "/" in name}
     licensed = [one for one in components.values() if "licenses" in one]
     assert len(licensed) > 0.8 * len(components)
