@@ -7,6 +7,8 @@ back to the line when it, or the daemon, starts again.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +48,7 @@ def work_on_cluster(config: Config, address: str, *, as_json: bool) -> bool:
         counts = jobs.counts()
         total = sum(counts[state] for state in IN_LINE)
         with (
+            contextlib.redirect_stdout(sys.stderr),  # Ray prints there who died
             Cluster(address, config, ensemble.fingerprint, _samples(jobs), console.warn) as cluster,
             console.stopping_politely() as should_stop,
             console.showing_progress(total, "tagging") as advance,

@@ -29,7 +29,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from reclass_plex.cluster_node import ONE_THREAD, Answer, Introduction, Node, version
+from reclass_plex.cluster_node import (
+    ONE_THREAD,
+    Answer,
+    Introduction,
+    Node,
+    code_digest,
+    version,
+)
 from reclass_plex.config import Config, TagOptions
 from reclass_plex.errors import ClusterError, ConfigError, FileChanged, RetryLater
 from reclass_plex.files import FoundFile
@@ -80,6 +87,7 @@ class Cluster:
         self._order = config.model_dump_json(include=_HEARD_BY)
         self._device = config.worker.device
         self._models = models
+        self._code = code_digest()
         self._samples = samples
         self._tell = tell
         self._changed = threading.Condition()
@@ -264,6 +272,8 @@ class Cluster:
     def _why_not(self, said: Introduction) -> str | None:
         if said.version != version():
             return f"it has reclass-plex {said.version}, and here is {version()}"
+        if said.code != self._code:
+            return f"its code is another of the same version {said.version}: install the same again"
         if said.models != self._models:
             notes = "".join(f"; {note}" for note in said.notes)
             return f"its models or its version are others ({said.models}){notes}"

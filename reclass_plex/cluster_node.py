@@ -7,10 +7,12 @@ it is heard, so that only tags, digests, verdicts and embeddings travel. Ray is 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reclass_plex.errors import DeviceError, FileChanged, FileError, ModelError, printable
@@ -27,6 +29,7 @@ class Introduction:
     """What a machine says of itself. `unseen`: why it cannot be given files, None if it can."""
 
     version: str
+    code: str
     models: str
     notes: tuple[str, ...]
     unseen: str | None
@@ -51,6 +54,20 @@ def version() -> str:
         return "unknown"
 
 
+def code_digest(package: Path = Path(__file__).parent) -> str:
+    """Return 32 hexadecimal digits that stand for the program's text.
+
+    A version's number does not tell a checkout from the one that it was an hour ago. Order and
+    grouping of sums are not in the models' fingerprint, and show in an embedding's last digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()}\n{len(text)}\n".encode())
+        digest.update(text)
+    return digest.hexdigest()
+
+
 class Node:
     """The models and decoders of one machine, or of one of its GPUs. Loaded once, when made.
 
@@ -71,6 +88,7 @@ class Node:
         self._ensemble = Ensemble.from_config(config, choose_device(config.worker.device))
         self._ensemble.load()
         self._models = self._ensemble.fingerprint
+        self._code = code_digest()
         self._decoders = Decoders(config.worker.decoders or threads, Limits.of(config.worker))
 
     def introduce(self, samples: Sequence[FoundFile]) -> Introduction:
@@ -81,7 +99,7 @@ class Node:
             if answer is not None:
                 unseen = answer.unfit or str(answer.error)
                 break
-        return Introduction(version(), self._models, self._ensemble.notes, unseen)
+        return Introduction(version(), self._code, self._models, self._ensemble.notes, unseen)
 
     def examine(self, file: FoundFile) -> Answer:
         """Read a file's tags and audio digest, as `decoding.examine_file` does."""

@@ -1,22 +1,22 @@
 """A Ray cluster of several nodes on this machine, for tests.
 
-Each node is `ray start --block` in a session of its own, on 127.0.0.1 only, with a token, and
-reports to nobody. Leaving the `with` ends all its processes, whatever happened.
+Each node is a process with its children, in a session of its own, on 127.0.0.1 only, with a token,
+and reports to nobody. Leaving the `with` ends all its processes, whatever happened.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,19 +25,28 @@ import psutil
 ROOT = Path(__file__).parent.parent
 PATIENCE = 120.0  # seconds: the machine may be slow, and shared
 STORE_BYTES = 80 << 20  # the least that Ray takes
-# `ray start --address` would not take 127.0.0.1 for the address that it is.
-NODE = f"""
-import signal, sys
+# As `ray start`, which would not take 127.0.0.1 for the address that it is, and starts in the head
+# processes that nobody asks. Says so when the node is there.
+NODE = """
+import json, signal, sys
 from ray._private.node import Node
 from ray._private.parameter import RayParams
-parameters = RayParams(
-    gcs_address=sys.argv[1], node_name=sys.argv[2], num_cpus=int(sys.argv[3]), num_gpus=0,
-    node_ip_address="127.0.0.1", object_store_memory={STORE_BYTES}, min_worker_port=0,
-    max_worker_port=0, include_log_monitor=False,
-)
-Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
+options = json.loads(sys.argv[1])
+head = "gcs_address" not in options
+Node(RayParams(**options), head=head, shutdown_at_exit=False, spawn_reaper=False)
+print("is there", flush=True)
 signal.pause()
 """
+OPTIONS = {
+    "node_ip_address": "127.0.0.1",
+    "object_store_memory": STORE_BYTES,
+    "num_gpus": 0,
+    "min_worker_port": 0,
+    "max_worker_port": 0,
+    "include_log_monitor": False,
+    "include_dashboard": False,
+    "no_monitor": True,
+}
 HEARING = "ray::Node"  # what Ray calls the processes that hear
 
 
@@ -96,26 +105,26 @@ class Node:
 
 
 class RayCluster:
-    """A head, and the nodes that are added. Use it as a context manager."""
+    """A head, and the nodes that are added. Use it as a context manager.
 
-    def __init__(self, *, cpus: int = 1) -> None:
+    `cpus` are the head's; `client`: whether ray://HOST:PORT is answered, too.
+    """
+
+    def __init__(self, *, cpus: int = 1, client: bool = False) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: it holds sockets
         self.environment = ray_environment(secrets.token_hex(32))
         self._nodes: list[Node] = []
-        port, client = free_port(), free_port()
+        port, client_port = free_port(), free_port()
         self.address = f"127.0.0.1:{port}"
-        self.client_address = f"ray://127.0.0.1:{client}"
+        self.client_address = f"ray://127.0.0.1:{client_port}"
+        options = {"gcs_server_port": port, "temp_dir": str(self._folder)}
+        if client:
+            options["ray_client_server_port"] = client_port
         try:
-            self.head = self._start(
-                "head",
-                [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--head",
-                 f"--port={port}", "--node-ip-address=127.0.0.1", "--num-gpus=0",
-                 f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats",
-                 "--node-name=head", f"--ray-client-server-port={client}",
-                 f"--num-cpus={cpus}", "--include-dashboard=false",
-                 f"--temp-dir={self._folder}"],
-            )  # fmt: skip
-            self._wait_for_port(port)
+            self.head = self._start("head", options | {"num_cpus": cpus})
+            self.wait_for(self.head)
+            if client:
+                self._wait_for_port(client_port)
         except BaseException:
             self.close()
             raise
@@ -123,19 +132,23 @@ class RayCluster:
     def add_node(
         self, name: str, *, cpus: int = 1, inside: Sequence[str] = (), path: Path | None = None
     ) -> Node:
-        """Start a node; `inside` is what it is started with (a sandbox), `path` its own code."""
-        command = [sys.executable, "-c", NODE, self.address, name, str(cpus)]
-        return self._start(name, [*inside, *command], path)
+        """Start a node; `inside` is what it is started with (a sandbox), `path` its own code.
+
+        See `wait_for`.
+        """
+        return self._start(name, {"gcs_address": self.address, "num_cpus": cpus}, inside, path)
 
     def _start(
         self,
         name: str,
-        command: Sequence[str],
+        options: Mapping[str, object],
+        inside: Sequence[str] = (),
         path: Path | None = None,
     ) -> Node:
-        with (self._folder / f"{name}.log").open("wb") as log:
+        text = json.dumps({**OPTIONS, **options, "node_name": name})
+        with self._log(name).open("wb") as log:
             process = subprocess.Popen(
-                command,
+                [*inside, sys.executable, "-c", NODE, text],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -146,32 +159,26 @@ class RayCluster:
         self._nodes.append(node)
         return node
 
+    def wait_for(self, *nodes: Node) -> None:
+        """Wait until these nodes are there."""
+        until = time.monotonic() + PATIENCE
+        for node in nodes:
+            while "is there" not in (log := self._log(node.name).read_text(errors="replace")):
+                assert not node.ended(), log
+                assert time.monotonic() < until, log
+                time.sleep(0.05)
+
     def _wait_for_port(self, port: int) -> None:
         until = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port), 1).close()
                 return
-            assert time.monotonic() < until, self.log("head")
-            assert not self.head.ended(), self.log("head")
+            assert time.monotonic() < until, port
             time.sleep(0.1)
 
-    def log(self, name: str) -> str:
-        return (self._folder / f"{name}.log").read_text(errors="replace")
-
-    def wait_for(self, count: int) -> None:
-        """Wait until so many nodes are there, the head among them."""
-        code = (
-            "import logging, ray, sys, time\n"
-            "ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)\n"
-            "while sum(n['Alive'] for n in ray.nodes()) < int(sys.argv[2]): time.sleep(0.1)\n"
-        )
-        subprocess.run(
-            [sys.executable, "-c", code, self.address, str(count)],
-            env=self.environment,
-            check=True,
-            timeout=PATIENCE,
-        )
+    def _log(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
 
     def processes(self) -> set[psutil.Process]:
         return set().union(*(node.processes() for node in self._nodes))
@@ -191,8 +198,5 @@ class RayCluster:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Press Ctrl-C."""
-    process.send_signal(signal.SIGINT)
+        left = [one for one in self.processes() if one.status() != psutil.STATUS_ZOMBIE]
+        assert error is not None or left == []  # no process may outlive its test

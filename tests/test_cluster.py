@@ -4,53 +4,39 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
-from daemon_tools import DEMO, Site, cut_track, set_tags, wait_until
+from cluster_tools import (
+    SURE,
+    bits,
+    copy_site,
+    make_site,
+    outcome,
+    start,
+    tag_here,
+    timeless,
+    wait_for_verdicts,
+)
 from ray_cluster import ROOT, RayCluster
 
 from reclass_plex import pipeline
 from reclass_plex.cluster import Cluster
-from reclass_plex.cluster_node import Node
-from reclass_plex.config import Config, load_config
-from reclass_plex.decoders import Decoders
+from reclass_plex.cluster_node import Node, code_digest
+from reclass_plex.config import Config
 from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ClusterError, ConfigError, FileChanged
 from reclass_plex.files import FoundFile
-from reclass_plex.jobs import Jobs
-from reclass_plex.records import Embedding, Verdict
 from reclass_plex.store import Store
 from reclass_plex.store_guard import hold_daemon_lock
-from reclass_plex.worker import Worker
-
-SURE = DEMO / "HSR - City.ogg"
-UNSURE = DEMO / "Klaus Halfmann - Silkweaver Song.m4a"
-ALBUM = 4
 
 
 def found(path: Path) -> FoundFile:
     status = path.stat()
     return FoundFile(path, status.st_size, status.st_mtime_ns)
-
-
-def timeless(verdict: Verdict) -> Verdict:
-    votes = tuple(replace(vote, seconds=0.0) for vote in verdict.votes)
-    return replace(verdict, seconds=0.0, votes=votes)
-
-
-def bits(embeddings: tuple[Embedding, ...]) -> list[tuple[str, bytes]]:
-    return [(one.encoder, one.vector.tobytes()) for one in embeddings]
 
 
 # What needs no Ray
@@ -92,6 +78,7 @@ def test_a_node_hears_as_one_machine_does_and_says_what_it_does_not_see(
     try:
         said = node.introduce([found(track)])
         assert (said.models, said.unseen) == (ensemble.fingerprint, None)
+        assert said.code == code_digest()
         answer = node.hear(found(track))
         verdict, embeddings = pipeline.classify_file(track, ensemble)
         assert timeless(answer.result[0]) == timeless(verdict)
@@ -108,138 +95,42 @@ def test_a_node_hears_as_one_machine_does_and_says_what_it_does_not_see(
         node._decoders.close()
 
 
+def test_code_that_is_another_has_another_digest(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "reclass_plex", tmp_path / "a", ignore=shutil.ignore_patterns("data"))
+    assert code_digest(tmp_path / "a") == code_digest()
+    (tmp_path / "a" / "new.py").write_bytes(b"")
+    changed = code_digest(tmp_path / "a")
+    assert changed != code_digest()
+    (tmp_path / "a" / "new.py").write_bytes(b"\n")
+    assert code_digest(tmp_path / "a") != changed
+
+
 def test_while_a_daemon_holds_the_queue_the_command_is_refused(tmp_path: Path) -> None:
     site = make_site(tmp_path, 1)
     with Store.open(site.store), hold_daemon_lock(site.store):
-        done = run(site, ["--cluster", "local"], dict(os.environ))
-    assert done.returncode != 0
-    assert "stop it" in done.stderr
+        ended = start(site, ["--cluster", "local"], dict(os.environ)).end()
+    assert ended.status == 1
+    assert "stop it" in ended.err
 
 
 # With Ray
 
 
-def make_site(folder: Path, tracks: int) -> Site:
-    site = Site(folder)
-    site.configure(watch={"settle_seconds": 0.1})
-    for number in range(tracks):
-        album = site.music / f"Album {number // ALBUM}"
-        album.mkdir(parents=True, exist_ok=True)
-        source = UNSURE if number % ALBUM == ALBUM - 1 else SURE  # outvoted by its album
-        path = album / f"{number:03}{source.suffix}"
-        cut_track(source, path, 20 + 40 * number, 20)
-        set_tags(path, album=album.name)
-    return site
-
-
-def run(site: Site, arguments: list[str], environment: dict[str, str]) -> Any:
-    process = start(site, arguments, environment)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def start(site: Site, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "reclass_plex", "reclassify", *arguments),
-            *("--config", str(site.config)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment | {"PYTHONPATH": str(ROOT)},
-        cwd=site.root,
-    )
-
-
-def tag_here(site: Site) -> None:
-    """Do the same with one machine's parts."""
-    config = load_config(site.config)
-    ensemble = Ensemble.from_config(config)
-    with Store.open(site.store) as store, Decoders(1) as decoders:
-        time.sleep(0.2)  # they rest
-        Jobs(store).enqueue(sorted(site.music.rglob("*.*")), "test", time.time())
-        hear = pipeline.listener(ensemble, decoders.decode)
-        worker = Worker(store, config, ensemble, threads=2, hear=hear, examine=decoders.examine)
-        while worker.step(time.time()):
-            pass
-        worker.close()
-
-
-def outcome(site: Site) -> dict[str, Any]:
-    """Everything that the store says of each track, without times, and each file's bytes."""
-    ensemble = Ensemble.from_config(load_config(site.config))
-    said: dict[str, Any] = {}
-    with Store.open(site.store) as store:
-        jobs = Jobs(store)
-        for path in sorted(site.music.rglob("*.*")):
-            known = store.find_track(path, ensemble.fingerprint)
-            job = jobs.find(path)
-            assert known is not None
-            assert known.verdict is not None
-            assert job is not None
-            name = str(path.relative_to(site.music))
-            said[name] = (timeless(known.verdict), job.state, known.written, path.read_bytes())
-    with closing(sqlite3.connect(site.store)) as connection:
-        # Each file was written once.
-        changes = connection.execute("SELECT state, count(*) FROM journal GROUP BY track_id")
-        said["changes"] = changes.fetchall()
-    return said
-
-
-def embeddings(site: Site) -> dict[tuple[str, str], npt.NDArray[np.float16]]:
-    with closing(sqlite3.connect(site.store)) as connection:
-        rows = connection.execute("SELECT digest, encoder, vector FROM embeddings").fetchall()
-    return {(row[0], row[1]): np.frombuffer(row[2], "<f2") for row in rows}
-
-
-def wait_for_verdicts(site: Site, count: int) -> None:
-    def there() -> bool:
-        if not site.store.exists():
-            return False
-        with closing(sqlite3.connect(site.store)) as connection:
-            try:
-                query = "SELECT count(*) FROM verdicts"
-                return int(connection.execute(query).fetchone()[0]) >= count
-            except sqlite3.OperationalError:  # it is being made
-                return False
-
-    wait_until(there, f"{count} verdicts", 300)
-
-
-@pytest.fixture
-def nothing_left() -> Iterator[list[RayCluster]]:
-    """The clusters of a test: none of their processes may outlive it."""
-    clusters: list[RayCluster] = []
-    yield clusters
-    left = [p for cluster in clusters for p in cluster.processes() if p.status() != "zombie"]
-    for cluster in clusters:
-        cluster.close()
-    assert left == []
-
-
-def test_a_lost_machine_costs_no_track_and_repeats_none(
-    tmp_path: Path, nothing_left: list[RayCluster]
-) -> None:
+def test_a_lost_machine_costs_no_track_and_repeats_none(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    site, reference = make_site(tmp_path / "many", 12), Site(tmp_path / "one")
-    shutil.copytree(site.music, reference.music)  # Ogg's serial numbers are random: not made twice
-    reference.configure(watch={"settle_seconds": 0.1})
+    site = make_site(tmp_path / "many", 12, seconds=10)
+    reference = copy_site(site, tmp_path / "one")
     with RayCluster() as cluster:
-        nothing_left.append(cluster)
         node = cluster.add_node("second")
         tag_here(reference)  # meanwhile
-        cluster.wait_for(2)
-        process = start(site, [str(site.music), "--cluster", cluster.address], cluster.environment)
+        cluster.wait_for(node)
+        given = start(site, [str(site.music), "--cluster", cluster.address], cluster.environment)
         wait_for_verdicts(site, 2)
         node.kill()
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, (out, err)
-        assert "second (127.0.0.1): was lost" in err
-        assert "12 tracks done, 0 failed" in out
+        ended = given.end()
+    assert ended.status == 0, ended
+    assert "second (127.0.0.1): was lost" in ended.err
+    counts = ended.counts
+    assert (counts["done"], counts["in_line"], counts["failed"]) == (12, 0, 0)
+    assert ended.heard() == 12
     assert outcome(site) == outcome(reference)
-    # Not to the bit: 2 of 2,400 numbers were once seen to differ by the last digit of a float16.
-    there, here = embeddings(site), embeddings(reference)
-    assert there.keys() == here.keys()
-    for key, vector in there.items():
-        np.testing.assert_allclose(vector, here[key], rtol=2**-9, atol=2**-14)
