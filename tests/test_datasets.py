@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -414,6 +415,13 @@ def test_a_folder_a_genre(tmp_path: Path) -> None:
     assert not collection.groups_are_artists
     assert collection.remarks == ("1 files cannot be read.",)
     assert artist_of(tmp_path / "nothing.mp3") is None
+    # Names that are no UTF-8: a manifest could not be written of them, after hours of extraction.
+    latin = os.fsencode(root) + b"/Caf\xe9/\xc9t\xe9"
+    os.makedirs(latin)
+    shutil.copy(root / "techno" / "d.wav", latin + b"/\xe9.wav")
+    (odd,) = [one for one in read_folders(root).recordings if one.labels == (r"Caf\xe9",)]
+    assert (odd.key, odd.group) == (r"Caf\xe9/\xc9t\xe9/\xe9.wav", r"Caf\xe9/\xc9t\xe9")
+    assert odd.path is not None and odd.path.exists()
     with pytest.raises(FileError, match="has no folders with audio files"):
         read_folders(root / ".hidden")
     with pytest.raises(FileError, match="is not a folder"):

@@ -32,6 +32,7 @@ from reclass_plex.training.extraction import read_table
 from reclass_plex.training.inspection import inspect_model
 from reclass_plex.training.judging import Answers, Calibration, calibrate, judge, pool
 from reclass_plex.training.run_config import RunConfig, Source, read_tables
+from reclass_plex.training.run_outputs import write_predictions
 from reclass_plex.training.splits import LEAK, divide
 from reclass_plex.training.table import (
     FeatureTable,
@@ -132,6 +133,19 @@ def test_predictions_read_back_give_the_same_figures(finished: Path) -> None:
     assert again["accuracy"] == figures["accuracy"]
     assert again["log_loss"] == pytest.approx(figures["log_loss"], rel=1e-4)
     assert again["confusion"] == figures["confusion"]
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_labels_of_any_name_read_back(tmp_path: Path, tags: bool) -> None:
+    table = make_table(4, tags=tags)
+    names = ("Pop|Rock", 'the "80s", live', "Metal")
+    told = Answers(
+        table.keys, names, table.labels, np.full((4, 3), 0.25), table.groups, np.ones(4, np.int64)
+    )
+    write_predictions(tmp_path / "predictions.csv", told)
+    again = read_predictions(tmp_path)
+    assert (again.label_names, again.keys, again.groups) == (names, told.keys, told.groups)
+    np.testing.assert_array_equal(again.labels, told.labels)
 
 
 def test_a_run_is_not_begun_in_a_folder_in_use_and_not_finished_twice(finished: Path) -> None:

@@ -15,7 +15,7 @@ from reclass_plex.training import metrics
 from reclass_plex.training.judging import Answers
 from reclass_plex.training.metrics import McNemar, Truth
 from reclass_plex.training.run_outputs import PREDICTIONS
-from reclass_plex.training.table_csv import SEPARATOR
+from reclass_plex.training.table_csv import split_labels
 
 FIXED = {"key,group,label,fold,answer": False, "key,group,labels,fold,answer": True}
 
@@ -53,7 +53,8 @@ def read_predictions(folder: Path) -> Answers:
     place = {name: i for i, name in enumerate(names)}
     try:
         probabilities = np.array([[float(value) for value in line[5:]] for line in lines[1:]])
-        sets = [[place[one] for one in line[2].split(SEPARATOR) if one] for line in lines[1:]]
+        named = [split_labels(line[2]) if multi_label else [line[2]] for line in lines[1:]]
+        sets = [[place[one] for one in names_of] for names_of in named]
         fold = np.array([int(line[3]) for line in lines[1:]], np.int64)
     except (ValueError, KeyError, IndexError) as error:
         raise FileError(path, f"is damaged: {error}") from None

@@ -24,7 +24,7 @@ from reclass_plex.training.judging import Answers, Calibration
 from reclass_plex.training.run_config import RunConfig
 from reclass_plex.training.splits import Division
 from reclass_plex.training.table import FeatureTable
-from reclass_plex.training.table_csv import SEPARATOR
+from reclass_plex.training.table_csv import join_labels
 
 METRICS, COST, PREDICTIONS = "metrics.json", "cost.json", "predictions.csv"
 RECORDINGS, LOG, TAGGER = "recordings.csv", "log.csv", tagger_card.TENSORS
@@ -199,11 +199,8 @@ def write_predictions(path: Path, answers: Answers) -> None:
     for i, key in enumerate(answers.keys):
         p = answers.probabilities[i]
         if answers.multi_label:
-            truth = SEPARATOR.join(
-                name
-                for name, has in zip(answers.label_names, answers.labels[i], strict=True)
-                if has
-            )
+            has = zip(answers.label_names, answers.labels[i], strict=True)
+            truth = join_labels([name for name, it_has in has if it_has])
         else:
             truth = answers.label_names[int(answers.labels[i])]
         answer = answers.label_names[int(p.argmax())]

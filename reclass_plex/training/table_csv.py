@@ -9,6 +9,7 @@ and one of splits; or these columns stand in the features' file itself.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,18 @@ def read_csv_table(source: CsvSource) -> tuple[FeatureTable, tuple[str, ...]]:
         columns=tuple(feature_columns),
     )
     return table, tuple(remarks)
+
+
+def join_labels(names: Sequence[str]) -> str:
+    """Return labels in one field, as `split_labels` reads them: in quotes where that is needed."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=SEPARATOR, lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+def split_labels(text: str) -> list[str]:
+    """Return the labels of a field."""
+    return next(csv.reader([text], delimiter=SEPARATOR), [])
 
 
 def read_parents(path: Path) -> dict[str, str]:

@@ -47,7 +47,8 @@ def read_folders(root: Path, artist: Callable[[Path], str | None] = artist_of) -
     recordings, unreadable, without = [], 0, 0
     labels = []
     for folder in sorted(one for one in root.iterdir() if one.is_dir() and one.name[0] != "."):
-        label = our_name(folder.name)
+        name = printable(folder.name)  # whose bytes may be no UTF-8, which no manifest holds
+        label = our_name(name)
         for found in find_audio_files([folder], AUDIO):
             if isinstance(found, FileError):
                 unreadable += 1
@@ -57,7 +58,7 @@ def read_folders(root: Path, artist: Callable[[Path], str | None] = artist_of) -
             group = artist(path)
             if group is None:
                 without += 1
-                group = f"{folder.name}/{inner[0]}" if len(inner) > 1 else None
+                group = f"{name}/{printable(inner[0])}" if len(inner) > 1 else None
             key = printable(path.relative_to(root))
             recordings.append(Recording(key, path, (label,), group))
             labels.append(label)
