@@ -46,6 +46,7 @@ def calibrate(
 ) -> None:
     """Measure what each stage costs here, in seconds a track. Changes no music."""
     from reclass_plex import costs
+    from reclass_plex.decoders import Decoders, Limits
     from reclass_plex.device import choose_device
     from reclass_plex.ensemble import Ensemble
 
@@ -66,10 +67,14 @@ def calibrate(
     for note in ensemble.notes:
         console.say(note, style="yellow", to=console.err)
     measured: Costs | None = None
-    with console.stopping_politely() as should_stop:
+    with (
+        console.stopping_politely() as should_stop,
+        Decoders(1, Limits.of(config.worker)) as decoders,
+    ):
         each = costs.measure_costs(
-            chosen, config, ensemble, on_error=on_error, should_stop=should_stop
-        )
+            chosen, config, ensemble, on_error=on_error, should_stop=should_stop,
+            decode=decoders.decode,
+        )  # fmt: skip
         for measured in console.follow(each, len(chosen), "listening"):  # noqa: B007
             pass
         stopped = should_stop()

@@ -25,6 +25,7 @@ from reclass_plex.ensemble import Ensemble
 from reclass_plex.errors import ConfigError, FileError, ModelError, StoreError, printable
 from reclass_plex.files import AUDIO_SUFFIXES, find_audio_files
 from reclass_plex.models import DATA
+from reclass_plex.records import Excerpt, Waveform
 from reclass_plex.store import Store
 
 NEVER_EARLY = 0.999999  # accuracy of early exits that no table promises: every stage listens
@@ -121,15 +122,18 @@ def measure_costs(
     on_error: Callable[[FileError], object],
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
+    decode: Callable[[Path, Excerpt], Waveform] | None = None,
 ) -> Iterator[Costs]:
     """Let every stage of a `patient` ensemble listen to each path; yield the costs so far.
 
-    One track after another, on one core. The first track is heard once more, to warm up. A file
-    that cannot be heard goes to `on_error`, one that no stage votes on (silence) is passed over: if
-    that leaves none, nothing is yielded. Raises ModelError or DeviceError.
+    One track after another, on one core; `decode` is as in `pipeline.listener`. The first track,
+    and what follows one that could not be heard, is read and heard once more, to warm up: a process
+    that reads may have to start. A file that cannot be heard goes to `on_error`, one that no stage
+    votes on (silence) is passed over: if that leaves none, nothing is yielded. Raises ModelError or
+    DeviceError.
     """
-    from reclass_plex.audio import decode_excerpt
-
+    if decode is None:
+        from reclass_plex.audio import decode_excerpt as decode
     ensemble.load()
     decoded: list[float] = []
     heard: list[dict[str, float]] = []
@@ -137,16 +141,17 @@ def measure_costs(
     for path in paths:
         if should_stop():
             return
-        started = clock()
         try:
-            waveform = decode_excerpt(path, ensemble.excerpt)
+            if not warm:
+                ensemble.classify(decode(path, ensemble.excerpt))
+            started = clock()
+            waveform = decode(path, ensemble.excerpt)
+            seconds = clock() - started
         except FileError as error:
             on_error(error)
+            warm = False
             continue
-        seconds = clock() - started
-        if not warm:
-            ensemble.classify(waveform)
-            warm = True
+        warm = True
         rounds = [ensemble.classify(waveform)[0].votes for _ in range(ROUNDS)]
         names = [stage.name for stage in ensemble.spec.stages]
         if any([vote.stage for vote in votes] != names for votes in rounds):

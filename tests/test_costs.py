@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,19 @@ def test_the_command_measures_every_stage_and_keeps_it(music: Path, state: Path)
         json.loads(other.stdout)["costs"]["machine"]
         == costs.shipped_costs("default", "cpu").machine
     )
+
+
+def test_a_file_that_brings_its_reader_down_is_named_and_the_others_are_measured(
+    music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parent.parent
+    monkeypatch.setenv("PYTHONPATH", f"{root / 'tests' / 'hostile_site'}{os.pathsep}{root}")
+    shutil.copy(music / "0.flac", music / "crash.flac")
+    arguments = ["calibrate", str(music), "--tracks", "4", "--taxonomy", "gtzan", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "crash.flac: brings down what decodes it (SIGSEGV)" in result.stderr
+    assert json.loads(result.stdout)["tracks"] == 3
 
 
 def test_the_fastest_round_counts_and_silence_does_not(music: Path, tmp_path: Path) -> None:
