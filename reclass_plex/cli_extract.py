@@ -162,8 +162,15 @@ def _look(run: Extraction, as_json: bool) -> None:
     """Draw the overview of a finished set, and print its figures."""
     from reclass_plex.training.extraction import read_table
     from reclass_plex.training.overview import NAME, draw_overview, summarise_table
+    from reclass_plex.training.table import LONG_ROW
 
     table = read_table(run.folder)
+    if table.dims >= LONG_ROW:
+        console.say(
+            f"{run.features.name}: no overview, as a row is no vector but a whole window",
+            to=console.err,
+        )
+        return
     seen = summarise_table(table)
     draw_overview(table, run.folder / NAME)
     if as_json:

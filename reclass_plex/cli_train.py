@@ -116,8 +116,9 @@ def train(
         folder = full_path(out)
         if approach == progressive_run.NAME:
             if protocol == "split" or any(
-                (csv, hidden, epochs, learning_rate, class_weights, backbone, unfreeze)
-            ):
+                (csv, labels, parents, features_name, hidden, epochs, batch, learning_rate,
+                 class_weights, backbone, unfreeze)
+            ):  # fmt: skip
                 raise ConfigError("--approach progressive takes --table, --folds and --seed only")
             _start_progressive(folder, table or [], folds, seed, device, threads, licence)
             _finish_progressive(folder, install, config_file, as_json=as_json)

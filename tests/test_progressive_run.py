@@ -163,6 +163,7 @@ def test_what_does_not_go_together_is_refused(home: Path) -> None:
     few = write_folder(make_table(18, name="jmla"), home / "tables" / "c")
     start = ["train", "--approach", "progressive", "--out", home / "run"]
     assert "two or more" in refuse(*start, "--table", good)
+    assert "--folds and --seed only" in refuse(*start, "--table", good, "--batch", 8)
     assert "fma-windows" in refuse(*start, "--table", good, "--table", native)
     assert not (home / "run").exists()
     assert "the same features" in refuse(*start, "--table", good, "--table", good)

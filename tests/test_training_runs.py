@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from timing import timed
 from training_tables import GENRES, make_table, write_csv, write_folder
 from typer.testing import CliRunner
 
@@ -153,6 +154,14 @@ def test_a_run_is_not_begun_in_a_folder_in_use_and_not_finished_twice(finished: 
         begin(finished, finished.parent / "table.csv")
     with pytest.raises(ConfigError, match="this run is finished"):
         runs.finish_run(finished, SILENT)
+
+
+def test_a_run_that_was_killed_before_it_was_begun_is_begun_again(tmp_path: Path) -> None:
+    csv = write_csv(make_table(), tmp_path / "table.csv")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".run.json.part").write_text("{")
+    begin(tmp_path / "run", csv)
+    assert runs.finish_run(tmp_path / "run", SILENT)["recordings"] == 90
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
@@ -417,6 +426,11 @@ def test_labels_are_matched_by_name_and_strange_ones_left_out(finished: Path) ->
         evaluate_model(trained, make_table(name="mert-95m"))
     with pytest.raises(ConfigError, match="--split test: no recording"):
         evaluate_model(trained, make_table(), "test")
+    split = make_table(split=True)
+    strange = np.where([one == "valid" for one in split.splits], 3, split.labels)
+    names = (*split.label_names, "Polka")
+    with pytest.raises(ConfigError, match=r"none of the labels .* in --split valid"):
+        evaluate_model(trained, replace(split, labels=strange, label_names=names), "valid")
 
 
 def test_layers_are_read_by_their_numbers(tmp_path: Path) -> None:
@@ -465,6 +479,15 @@ def test_inspect_tells_whether_it_works_here(finished: Path, tmp_path: Path) -> 
 
 
 # --- tables
+
+
+@timed
+def test_large_tables_are_joined_in_time() -> None:
+    first = make_table(20_000, dims=2)
+    began = time.monotonic()
+    joined = join_tables([first, replace(first, name="other")])
+    assert len(joined) == 20_000
+    assert time.monotonic() - began < 5  # a set of all keys for each key took minutes
 
 
 def test_fusion_joins_tables_by_recording() -> None:

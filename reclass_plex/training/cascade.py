@@ -82,7 +82,8 @@ def combine_runs(runs: Sequence[Path]) -> Cascade:
     for run, card in zip(runs, cards, strict=True):
         _check_stage(run, card)
     _check_alike(runs, cards, answers)
-    common = [key for key in answers[0].keys if all(key in set(a.keys) for a in answers[1:])]
+    in_all = set(answers[0].keys).intersection(*(one.keys for one in answers[1:]))
+    common = [key for key in answers[0].keys if key in in_all]
     if len(common) < FEWEST:
         raise ConfigError(
             f"{len(common)} recordings were asked about in all runs; at least {FEWEST} are needed"

@@ -120,8 +120,11 @@ def restore_model(state: State) -> Model:
 
 
 def require_empty(folder: Path) -> None:
-    """Raise FileError unless `folder` is free for a new run."""
+    """Raise FileError unless `folder` is free for a new run.
+
+    What `write_whole` left of its first file when it was killed does not count.
+    """
     with naming_errors(folder, writing=True):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(not path.match(".*.part") for path in folder.iterdir()):
             raise FileError(folder, "is not empty: name a new folder, or --resume this one")

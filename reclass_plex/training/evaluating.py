@@ -138,6 +138,11 @@ def evaluate_model(
         if not len(chosen):
             raise ConfigError(f"--split {split}: no recording of the table is in it")
     labels, chosen, unknown = _labels(trained, table, chosen)
+    if not len(chosen):
+        raise ConfigError(
+            f"{trained.name}: knows none of the labels of the {unknown} recordings"
+            f" {'of the table' if split is None else f'in --split {split}'}: nothing to compare"
+        )
     if unknown:
         warnings.append(
             f"{unknown} recordings have only labels that {trained.name} does not know; left out"

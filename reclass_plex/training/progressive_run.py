@@ -23,6 +23,7 @@ from reclass_plex.files import naming_errors
 from reclass_plex.training.approaches import APPROACHES, check_table, make_settings
 from reclass_plex.training.cascade import Cascade, combine_runs, write_ensemble
 from reclass_plex.training.checkpoints import require_empty, write_json
+from reclass_plex.training.extraction import read_manifest
 from reclass_plex.training.run_config import RUN, RunConfig, Source, read_tables
 from reclass_plex.training.runs import Voice, finish_run, is_finished, start_run
 from reclass_plex.training.table import fingerprint
@@ -51,9 +52,11 @@ class ProgressiveConfig(BaseModel):
 
 def start_progressive(folder: Path, config: ProgressiveConfig) -> None:
     """Make the folder. Raises FileError if it is in use, ConfigError if a table does not fit."""
-    read = [_features(_run_config(config, table)) for table in config.tables]
+    read = [_features(table) for table in config.tables]
     if len(set(read)) != len(read):
         raise ConfigError(f"several tables have the same features: {', '.join(read)}")
+    for table in config.tables:
+        _run_config(config, table)
     require_empty(folder)
     write_json(folder / PROGRESSIVE, config.model_dump(mode="json"))
 
@@ -68,16 +71,13 @@ def finish_progressive(folder: Path, voice: Voice) -> Cascade:
     config = _read_config(folder)
     runs = []
     for number, table in enumerate(config.tables, 1):
-        settings = _run_config(config, table)
-        run = folder / STAGES / f"{number}-{_features(settings)}"
+        run = folder / STAGES / f"{number}-{_features(table)}"
         runs.append(run)
         if is_finished(run):
             continue
+        settings = _run_config(config, table)
         voice.say(f"stage {number} of {len(config.tables)}: {run.name}, {settings.approach}")
         if not (run / RUN).exists():
-            with naming_errors(run, writing=True):
-                if run.exists():  # ended before it was begun
-                    shutil.rmtree(run)
             start_run(run, settings)
         finish_run(run, voice)
     cascade = combine_runs(runs)
@@ -102,21 +102,20 @@ def choose_approach(features: str) -> str:
 
 def _run_config(config: ProgressiveConfig, folder: Path) -> RunConfig:
     """Return a stage's own run. Raises ReclassError if its table cannot be read or has changed."""
-    source = Source(folder=folder, without_test=True)
-    table, _ = source.read()
-    approach = choose_approach(table.name)
-    check_table(approach, table)
-    if table.rate == "native":
+    name, source = _features(folder), Source(folder=folder, without_test=True)
+    if read_manifest(folder).plan.rate == "native":
         raise ConfigError(
-            f"{printable(folder)}: has {table.name} of whole excerpts at their own rate, and an"
+            f"{printable(folder)}: has {name} of whole excerpts at their own rate, and an"
             " ensemble hears windows: reclass-plex extract --features fma-windows"
         )
-    if parse_top(table.name):
+    if parse_top(name):
         raise ConfigError(
-            f"{printable(folder)}: a head on {table.name} cannot be a stage yet: take the encoder's"
+            f"{printable(folder)}: a head on {name} cannot be a stage yet: take the encoder's"
             " own vectors"
         )
+    approach = choose_approach(name)
     table, _ = read_tables(approach, (source,))
+    check_table(approach, table)
     return RunConfig(
         approach=approach,
         settings=make_settings(approach, {"seed": config.seed}),
@@ -133,9 +132,9 @@ def _run_config(config: ProgressiveConfig, folder: Path) -> RunConfig:
     )
 
 
-def _features(config: RunConfig) -> str:
-    table, _ = config.sources[0].read()
-    return table.name
+def _features(folder: Path) -> str:
+    """Return what a table's features are called, without reading them."""
+    return read_manifest(folder).plan.table_name
 
 
 def _read_config(folder: Path) -> ProgressiveConfig:

@@ -31,7 +31,7 @@ from reclass_plex.errors import ConfigError, printable
 from reclass_plex.files import naming_errors, open_lock, try_lock
 from reclass_plex.training import run_outputs
 from reclass_plex.training.approaches import Origin, build, check_table
-from reclass_plex.training.approaches.base import Examples, Fit, Round, State
+from reclass_plex.training.approaches.base import Examples, Fit, Model, Round, State
 from reclass_plex.training.checkpoints import (
     FileKeeper,
     load_state,
@@ -63,11 +63,10 @@ class Voice:
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """A fold's model, how it was tuned, and the logits of the windows it was tuned on and asked."""
+    """A fold's model, how it was tuned, and the logits of the windows that it was asked about."""
 
     fit: Fit
     tuning: Fit
-    tuned: Floats
     asked: Floats
 
 
@@ -165,11 +164,10 @@ class _Work:
         if not self.division.published:
             both = np.sort(np.concatenate([fold.train, fold.tune]))
             fit = self._fit(f"fold-{number + 1}", both, None, tuning.rounds)
-        tuned, asked = (
-            fit.model.logits(self.table.rows, _rows_of(self.table, part))
-            for part in (fold.tune, fold.ask)
-        )
-        return FoldResult(fit, tuning, tuned, asked)
+        return FoldResult(fit, tuning, self._logits(fit.model, fold.ask))
+
+    def _logits(self, model: Model, recordings: Labels) -> Floats:
+        return model.logits(self.table.rows, _rows_of(self.table, recordings))
 
     def _fit(self, name: str, train: Labels, tune: Labels | None, rounds: int | None) -> Fit:
         """Return the fit called `name`, as it was kept or made now."""
@@ -191,7 +189,8 @@ class _Work:
         """Pool what was said of the asked recordings; calibrated on others, never on themselves."""
         table, folds = self.table, self.division.folds
         if self.division.published:
-            calibrations = [_calibrate(table, folds[0].tune, results[0].tuned)]
+            tuned = self._logits(results[0].fit.model, folds[0].tune)
+            calibrations = [_calibrate(table, folds[0].tune, tuned)]
             whole = calibrations[0]
         else:
             asked = [fold.ask for fold in folds]

@@ -193,7 +193,8 @@ def join_tables(tables: Sequence[FeatureTable]) -> FeatureTable:
     from reclass_plex.training.columns import column_names
 
     first = tables[0]
-    common = [key for key in first.keys if all(key in set(t.keys) for t in tables[1:])]
+    in_all = set(first.keys).intersection(*(table.keys for table in tables[1:]))
+    common = [key for key in first.keys if key in in_all]
     if not common:
         names = ", ".join(f"{t.collection}/{t.name}" for t in tables)
         raise ConfigError(f"tables {names}: no recording is in all of them")
