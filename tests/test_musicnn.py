@@ -85,7 +85,7 @@ def test_negative_batch_norm_scale_takes_the_minimum() -> None:
         weights[f"batch_normalization_{index}/gamma"][::2] *= -1
     patches = torch.from_numpy(REFERENCE["log_mel"])
     front = plain_front_end(weights, patches)
-    output = Musicnn(weights, "msd").encode(patches)
+    output = Musicnn(weights).encode(patches)
     np.testing.assert_allclose(output.max_pool[:, :561], front.amax(2), rtol=1e-4, atol=1e-4)
 
 
@@ -165,7 +165,7 @@ def test_damaged_weights_are_named(damage: object, message: str) -> None:
     assert callable(damage)
     damage(weights)
     with pytest.raises(ModelError, match=message):
-        Musicnn(weights, "msd")
+        Musicnn(weights)
 
 
 def test_unreadable_weights_name_the_file(tmp_path: Path) -> None:

@@ -39,8 +39,7 @@ RATE = 16_000  # Hz
 N_FFT = 512
 HOP_LENGTH = 256  # samples, 16 ms
 N_MELS = 96
-PATCH_FRAMES = 187  # 3 s
-PATCH_SECONDS = PATCH_FRAMES * HOP_LENGTH / RATE  # 2.992 s
+PATCH_FRAMES = 187  # 2.992 s
 BATCH_NORM_EPS = 1e-3
 TIMBRAL_TAPS = 7  # frames
 TIMBRAL_PADDING = 3  # frames of zeros on each side
@@ -379,14 +378,13 @@ class Musicnn(nn.Module):
     penultimate_norm: Tensor
     dft: Tensor
 
-    def __init__(self, weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
         """Prepare `weights` (TensorFlow names and layouts).
 
         Raises ModelError where a variable is missing, has another shape, or is not finite.
         """
         super().__init__()
         check_shapes(weights, VARIABLES)
-        self.tag_names = TAGS[checkpoint]
 
         def norm(index: int) -> tuple[Tensor, Tensor]:
             key = "batch_normalization" + (f"_{index}" if index else "")
@@ -469,6 +467,6 @@ def load_musicnn(checkpoint: Checkpoint, device: str = "cpu") -> Musicnn:
     """
     path = DATA / "musicnn" / f"{checkpoint}.safetensors"
     try:
-        return Musicnn(load_tensors(path), checkpoint).eval().to(device)
+        return Musicnn(load_tensors(path)).eval().to(device)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error

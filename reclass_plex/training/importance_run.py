@@ -19,7 +19,7 @@ import numpy as np
 from reclass_plex.errors import ConfigError, printable
 from reclass_plex.training import runs
 from reclass_plex.training.approaches import build
-from reclass_plex.training.approaches.base import Model, Round, State
+from reclass_plex.training.approaches.base import Model, NoKeeper
 from reclass_plex.training.checkpoints import read_json
 from reclass_plex.training.columns import column_names, find_groupings
 from reclass_plex.training.evaluating import load_model
@@ -127,7 +127,7 @@ def _held_out(
             )
             both = np.sort(np.concatenate([fold.train, fold.tune]))
             learned = runs.examples(table, both, balanced)
-            model = approach.fit(learned, None, rounds, _Forgetful()).model
+            model = approach.fit(learned, None, rounds, NoKeeper()).model
         asked = np.sort(generator.permutation(fold.ask)[:MOST_ASKED])
         models.append((model, _asked(table, asked, groups)))
     return models
@@ -147,19 +147,6 @@ def _device(config: RunConfig) -> str:
     from reclass_plex.device import choose_device
 
     return choose_device("cpu" if config.device == "cpu" else "auto")
-
-
-class _Forgetful:
-    """Keeps no state: these fits are short, and nothing of them stays."""
-
-    def load(self) -> State | None:
-        return None
-
-    def save(self, state: State, *, done: bool = False) -> None:
-        pass
-
-    def tell(self, line: Round) -> None:
-        pass
 
 
 def _write(folder: Path, found: Importance) -> None:

@@ -25,7 +25,7 @@ from reclass_plex.learned_genres import OTHER, learned_place
 from reclass_plex.models import write_sums
 from reclass_plex.models.swap import in_use, replacing, take_back
 from reclass_plex.training.approaches import build, make_settings
-from reclass_plex.training.approaches.base import Approach, Fit, Model, Round, State
+from reclass_plex.training.approaches.base import Approach, Fit, Model, NoKeeper
 from reclass_plex.training.fit import log_softmax, softmax
 from reclass_plex.training.learn_examples import FEWEST_GROUPS, Lesson
 from reclass_plex.training.metrics import (
@@ -156,19 +156,6 @@ def roll_back(models: Path) -> tuple[str, ...] | None:
     return load_card(place).genres if take_back(place) else None
 
 
-class _NoKeeper:
-    """Keeps nothing: such a fit takes seconds."""
-
-    def load(self) -> State | None:
-        return None
-
-    def save(self, state: State, *, done: bool = False) -> None:
-        pass
-
-    def tell(self, line: Round) -> None:
-        pass
-
-
 def _cross_validate(lesson: Lesson, division: Division) -> tuple[Floats, Model]:
     """Return logits (n, k) by models that had not learned from the rows, and one that has."""
     table = lesson.table
@@ -191,7 +178,7 @@ def _fit(
 ) -> Fit:
     held_out = None if tune is None else examples(lesson.table, tune, balanced=True)
     train_on = examples(lesson.table, train, balanced=True)
-    return approach.fit(train_on, held_out, rounds, _NoKeeper())
+    return approach.fit(train_on, held_out, rounds, NoKeeper())
 
 
 def _divide(lesson: Lesson) -> Division:

@@ -184,6 +184,20 @@ class Keeper(Protocol):
         ...
 
 
+class NoKeeper:
+    """Keeps nothing: for fits that are short, and of which nothing stays."""
+
+    def load(self) -> State | None:
+        """Return nothing: every fit begins anew."""
+        return None
+
+    def save(self, state: State, *, done: bool = False) -> None:
+        """Forget the state."""
+
+    def tell(self, line: Round) -> None:
+        """Show nothing."""
+
+
 class Approach(Protocol):
     """A way to learn."""
 

@@ -25,12 +25,18 @@ from reclass_plex.device import device_errors
 from reclass_plex.networks import NetworkSpec, as_module
 from reclass_plex.training.approaches.augment import disturb_spectrograms
 from reclass_plex.training.approaches.base import Examples, Fit, Keeper, Model, Round, State
-from reclass_plex.training.approaches.epochs import epoch_seed, mix, pack, pass_over, unpack
+from reclass_plex.training.approaches.epochs import (
+    epoch_numbers,
+    mix,
+    pack,
+    pass_over,
+    rate_share,
+    unpack,
+)
 from reclass_plex.training.approaches.gpu import Precision, gpu_load
 from reclass_plex.training.approaches.network import load_batch, row_losses
 from reclass_plex.training.metrics import Labels
 
-WARM_UP = 0.1  # of the steps
 HEAD_ALONE = 0.2  # of the epochs, where there is something below the head
 FLOOR = 0.1  # of the highest rate: where cosine decay ends, and what averaging goes on with
 ASKED_AT_ONCE = 64  # windows
@@ -95,8 +101,8 @@ class _Deep:
     ) -> None:
         self.options, self.start, self.keeper = options, start, keeper
         self.train, self.tune = train, tune
-        self.devices = [torch.cuda.current_device()] if options.device == "cuda" else []
-        with torch.random.fork_rng(self.devices):
+        devices = [torch.cuda.current_device()] if options.device == "cuda" else []
+        with torch.random.fork_rng(devices):
             torch.manual_seed(options.seed)
             self.network = _build(start, train.classes, options)
         fresh = {id(parameter) for parameter in self.network.fresh()}
@@ -152,9 +158,8 @@ class _Deep:
         started = time.monotonic()
         for parameter in self.body:
             parameter.requires_grad_(epoch >= self._alone)
-        with torch.random.fork_rng(self.devices):
-            torch.manual_seed(epoch_seed(self.options.seed, epoch))
-            train_loss, rate = self._pass(np.random.default_rng([self.options.seed, epoch]), epoch)
+        with epoch_numbers(self.options.seed, epoch, self.options.device) as generator:
+            train_loss, rate = self._pass(generator, epoch)
         weights = self._weights()
         if epoch >= self.averaging_from:
             weights = self._average(weights)
@@ -189,12 +194,7 @@ class _Deep:
         """Return the rate after so many epochs."""
         progress = min(1.0, epochs / max(1, self.averaging_from))
         floor = FLOOR if self.options.average else 0.0
-        if progress < WARM_UP:
-            share = (progress + 1e-3) / (WARM_UP + 1e-3)
-        else:
-            falling = (progress - WARM_UP) / (1 - WARM_UP)
-            share = floor + (1 - floor) * (1 + math.cos(math.pi * falling)) / 2
-        return self.options.learning_rate * share
+        return self.options.learning_rate * rate_share(progress, floor)
 
     def _mixed_loss(self, chosen: Labels, generator: np.random.Generator) -> Tensor:
         x, target, weights = load_batch(self.train, chosen, self.options.device)

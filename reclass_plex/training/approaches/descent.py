@@ -17,7 +17,14 @@ from torch import Tensor
 
 from reclass_plex.device import device_errors
 from reclass_plex.training.approaches.base import Examples, Fit, Keeper, Round, State
-from reclass_plex.training.approaches.epochs import epoch_seed, mix, pack, pass_over, unpack
+from reclass_plex.training.approaches.epochs import (
+    epoch_numbers,
+    mix,
+    pack,
+    pass_over,
+    rate_share,
+    unpack,
+)
 from reclass_plex.training.approaches.gpu import Precision, gpu_load
 from reclass_plex.training.approaches.network import (
     Network,
@@ -27,7 +34,6 @@ from reclass_plex.training.approaches.network import (
 )
 from reclass_plex.training.metrics import Labels
 
-WARM_UP = 0.1  # of all steps
 EVALUATED_AT_ONCE = 4096
 
 
@@ -51,7 +57,6 @@ class _Descent:
     ) -> None:
         self.options, self.train, self.tune, self.keeper = options, train, tune, keeper
         devices = [torch.cuda.current_device()] if options.device == "cuda" else []
-        self.devices = devices
         self.epochs = options.epochs
         with torch.random.fork_rng(devices):
             torch.manual_seed(options.seed)
@@ -81,9 +86,8 @@ class _Descent:
 
     def _epoch(self, epoch: int) -> None:
         started = time.monotonic()
-        with torch.random.fork_rng(self.devices):
-            torch.manual_seed(epoch_seed(self.options.seed, epoch))
-            train_loss, rate = self._pass(np.random.default_rng([self.options.seed, epoch]), epoch)
+        with epoch_numbers(self.options.seed, epoch, self.options.device) as generator:
+            train_loss, rate = self._pass(generator, epoch)
         tune_loss = None if self.tune is None else self._evaluate(self.tune)
         if tune_loss is not None and tune_loss < self.best_loss:
             self.best, self.best_loss, self.best_epoch = self._parameters(), tune_loss, epoch + 1
@@ -98,7 +102,8 @@ class _Descent:
         self.network.train()
 
         def set_rate(step: int, steps: int) -> float:
-            rate = self._rate((epoch * steps + step) / (self.epochs * steps))
+            progress = (epoch * steps + step) / (self.epochs * steps)
+            rate = self.options.learning_rate * rate_share(progress)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             return rate
@@ -108,12 +113,6 @@ class _Descent:
             *(self.optimiser, self.precision, set_rate),
             lambda chosen: self._mixed_loss(chosen, generator),
         )
-
-    def _rate(self, progress: float) -> float:
-        if progress < WARM_UP:
-            return self.options.learning_rate * (progress + 1e-3) / (WARM_UP + 1e-3)
-        falling = (progress - WARM_UP) / (1 - WARM_UP)
-        return self.options.learning_rate * (1 + math.cos(math.pi * falling)) / 2
 
     def _mixed_loss(self, chosen: Labels, generator: np.random.Generator) -> Tensor:
         x, target, weights = load_batch(self.train, chosen, self.options.device)

@@ -1,4 +1,5 @@
-"""What every descent over epochs does alike: its random numbers, a pass, mixup, its checkpoints.
+"""What every descent over epochs does alike: its random numbers and rates, a pass, mixup, its
+checkpoints.
 
 Epochs draw their random numbers from (seed, epoch), so that a run which goes on from a checkpoint
 takes the same steps as one that was never stopped.
@@ -6,7 +7,9 @@ takes the same steps as one that was never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,11 +19,26 @@ from reclass_plex.training.approaches.gpu import Precision
 from reclass_plex.training.metrics import Labels
 
 ADAM = "adam"  # the part of a checkpoint that is the optimiser's
+WARM_UP = 0.1  # of the steps
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return what torch draws an epoch's numbers from."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+@contextmanager
+def epoch_numbers(seed: int, epoch: int, device: str) -> Iterator[np.random.Generator]:
+    """Let torch draw an epoch's numbers, as the generator that is given does; then as before."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        yield np.random.default_rng([seed, epoch])
+
+
+def rate_share(progress: float, floor: float = 0.0) -> float:
+    """Return the share of the highest rate after `progress`, 0 to 1, of all steps.
+
+    Linear warm-up, then cosine decay down to `floor`.
+    """
+    if progress < WARM_UP:
+        return (progress + 1e-3) / (WARM_UP + 1e-3)
+    falling = (progress - WARM_UP) / (1 - WARM_UP)
+    return floor + (1 - floor) * (1 + math.cos(math.pi * falling)) / 2
 
 
 def pass_over(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -74,15 +74,6 @@ def has_audio(recording: Recording) -> bool:
         return recording.path is not None and recording.path.stat().st_size > 0
     except OSError:
         return False
-
-
-def only_with_audio(collection: Collection) -> Collection:
-    """Return the recordings whose file is there and not empty; a remark counts the others."""
-    there = tuple(one for one in collection.recordings if has_audio(one))
-    if not (gone := len(collection.recordings) - len(there)):
-        return collection
-    remark = f"{gone} recordings have no audio file, or an empty one."
-    return replace(collection, recordings=there, remarks=(*collection.remarks, remark))
 
 
 def our_name(label: str) -> str:
