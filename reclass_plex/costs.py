@@ -132,8 +132,9 @@ def measure_costs(
     votes on (silence) is passed over: if that leaves none, nothing is yielded. Raises ModelError or
     DeviceError.
     """
-    if decode is None:
-        from reclass_plex.audio import decode_excerpt as decode
+    from reclass_plex.audio import decode_excerpt
+
+    read = decode or decode_excerpt
     ensemble.load()
     decoded: list[float] = []
     heard: list[dict[str, float]] = []
@@ -143,9 +144,9 @@ def measure_costs(
             return
         try:
             if not warm:
-                ensemble.classify(decode(path, ensemble.excerpt))
+                ensemble.classify(read(path, ensemble.excerpt))
             started = clock()
-            waveform = decode(path, ensemble.excerpt)
+            waveform = read(path, ensemble.excerpt)
             seconds = clock() - started
         except FileError as error:
             on_error(error)

@@ -414,7 +414,7 @@ def test_a_folder_a_genre(tmp_path: Path) -> None:
     # Names that are no UTF-8: a manifest could not be written of them, after hours of extraction.
     latin = os.fsencode(root) + b"/Caf\xe9/\xc9t\xe9"
     os.makedirs(latin)
-    shutil.copy(root / "techno" / "d.wav", latin + b"/\xe9.wav")
+    shutil.copy(os.fsencode(root / "techno" / "d.wav"), latin + b"/\xe9.wav")
     (odd,) = [one for one in read_folders(root).recordings if one.labels == (r"Caf\xe9",)]
     assert (odd.key, odd.group) == (r"Caf\xe9/\xc9t\xe9/\xe9.wav", r"Caf\xe9/\xc9t\xe9")
     assert odd.path is not None and odd.path.exists()
