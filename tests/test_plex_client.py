@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from plex_server import Library, PlexStandIn, Reply
@@ -255,6 +256,48 @@ def test_what_hangs_is_broken_off_by_another_thread(server: PlexStandIn, library
     with pytest.raises(PlexUnreachable):  # nor is a new one made
         Plex(PlexOptions(url=server.url), server.token, connections)
     plex.close()
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """Sends everybody on, and notes what it is told."""
+
+    target = ""
+    heard: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.heard.append(str(self.headers))
+        self.send_response(302)
+        self.send_header("Location", f"{self.target}{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_the_token_goes_to_no_other_host(server: PlexStandIn) -> None:
+    _Elsewhere.heard = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as other:
+        thread = threading.Thread(target=other.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{other.server_address[1]}"
+            # Another port is another server: whoever listens there would have the token.
+            _Elsewhere.target = server.url
+            server.reset_counts()
+            with pytest.raises(
+                PlexUnreachable, match=rf"on to {server.url}.*set plex\.url"
+            ) as told:
+                Plex(PlexOptions(url=url), server.token)
+            assert server.requests == 0
+            assert server.token not in str(told.value)
+            _Elsewhere.target = "/again"  # on the same server that is as it always was
+            with pytest.raises(PlexUnreachable, match="redirects"):
+                Plex(PlexOptions(url=url), server.token)
+            assert all(server.token in headers for headers in _Elsewhere.heard)
+        finally:
+            other.shutdown()
+            thread.join()
 
 
 def test_folders_of_a_library_are_local(server: PlexStandIn) -> None:

@@ -1,6 +1,7 @@
 """HTTP connections that another thread can break off, so that a request which hangs stops nobody.
 
-Closing a requests.Session leaves the request that is under way waiting for its answer.
+Closing a requests.Session leaves the request that is under way waiting for its answer. They lead to
+one server: where it sends us on to another, the token, a header of Plex's own, would go along.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import socket
 import weakref
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -25,7 +27,7 @@ class Connections:
 
     def open_session(self) -> requests.Session:
         """Return a new session; close it after use."""
-        session = requests.Session()
+        session = _Session()
         for scheme in ("http://", "https://"):
             session.mount(scheme, _Adapter(self))
         return session
@@ -41,6 +43,23 @@ class Connections:
         self._open.add(connection)
         if self.broken:  # in between
             _shut_down(connection)
+
+
+class _Session(requests.Session):
+    """Follows redirects within one server only."""
+
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
+        """Refuse to ask another host, where requests drops a login of its own kinds alone."""
+        former, latter = response.request.url or "", prepared_request.url or ""
+        if self.should_strip_auth(former, latter):
+            place = urlsplit(latter)
+            raise requests.RequestException(
+                f"the server sends us on to {place.scheme}://{place.netloc}, which does not get the"
+                " token; if that is your server, set plex.url to it"
+            )
+        super().rebuild_auth(prepared_request, response)
 
 
 class _Adapter(HTTPAdapter):

@@ -90,7 +90,8 @@ def list_servers(token: str, *, plex_tv: str = PLEX_TV) -> tuple[AccountServer, 
     headers = {**BASE_HEADERS, **_PRODUCT, "X-Plex-Token": token, "Accept": "application/xml"}
     url = f"{plex_tv}/api/v2/resources?includeHttps=1&includeIPv6=1"
     try:
-        answer = requests.get(url, headers=headers, timeout=REQUEST_SECONDS)
+        # No redirects: the token is for plex.tv alone.
+        answer = requests.get(url, headers=headers, timeout=REQUEST_SECONDS, allow_redirects=False)
         if answer.status_code in (401, 403, 422):  # 422: a token that cannot be one
             raise PlexUnauthorized(f"{plex_tv}: the token is not accepted; sign in again")
         if answer.status_code != 200:
