@@ -14,20 +14,6 @@ def main() -> int:
     return _run_daemon()
 
 
-def _keep_heap_small() -> None:
-    """Let glibc give all threads together two heaps.
-
-    It would give each its own, and what every one of them has freed but not returned adds up over
-    months. Elsewhere than with glibc nothing happens.
-    """
-    import contextlib
-    import ctypes
-
-    arena_max = -8  # M_ARENA_MAX in malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(arena_max, 2)
-
-
 def _run_daemon() -> int:
     import argparse
     import logging
@@ -38,6 +24,7 @@ def _run_daemon() -> int:
     from reclass_plex.config import config_path, load_config
     from reclass_plex.credentials import take_from_environment
     from reclass_plex.errors import ConfigError, ReclassError, StoreDamaged, StoreNewer
+    from service import heap
     from service.logs import set_up_log
 
     parser = argparse.ArgumentParser(
@@ -47,7 +34,7 @@ def _run_daemon() -> int:
     parser.add_argument("--verbose", action="store_true", help="log more")
     options = parser.parse_args()
     set_up_log(logging.DEBUG if options.verbose else logging.INFO)
-    _keep_heap_small()
+    heap.keep_small()
     take_from_environment()
     try:
         config = load_config(options.config)

@@ -46,6 +46,7 @@ from reclass_plex.similarity import SimilarMusic
 from reclass_plex.store import Store
 from reclass_plex.store_guard import hold_daemon_lock, refuse_damaged
 from reclass_plex.sync import Wanted
+from service import heap
 from service.actions import Actions
 from service.alerts import AlertListener
 from service.events import Events
@@ -70,6 +71,7 @@ TICK_SECONDS = 0.1
 MODELS_SECONDS = 2.0  # to wait until models that changed are taken up
 LOOK_SECONDS = 2.0  # between looks into the queue for what other processes put there
 STATUS_SECONDS = 5.0  # between lines of status to systemd
+TIDY_SECONDS = 60.0  # between returns of unused memory to the system
 ARMING_SECONDS = 10.0  # until a folder is watched, before the others are compared without it,
 LATE_SECONDS = 3600.0  # and before it is left for the next time: a million files take a minute
 CLEAN_SECONDS = 60.0  # to wait for who changes files
@@ -88,7 +90,7 @@ class Daemon:
         self._poked = threading.Event()  # something was put in line
         self._paused = False
         self._ready = False
-        self._next_look = self._next_status = 0.0
+        self._next_look = self._next_status = self._next_tidy = 0.0
         self._work_due = False
         self._models: tuple[str, tuple[str, ...]] | None = None  # fingerprint, what is left out
         self._done = 0
@@ -225,6 +227,9 @@ class Daemon:
         if now >= self._next_status:
             self._next_status = now + STATUS_SECONDS
             notify(f"STATUS={self._describe()}")
+        if now >= self._next_tidy:
+            self._next_tidy = now + TIDY_SECONDS
+            heap.give_back()
 
     def _mind_models(self) -> None:
         """Let a new worker take up models that were installed, fetched, damaged or removed."""
