@@ -6,6 +6,7 @@ Every key has a default, so that no file is needed. An error names the file, the
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -222,6 +223,19 @@ class WebOptions(Options):
         Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")], ...
     ] = ()
     trusted_proxy: TrustedProxy | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether only this machine reaches what listens there."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"  # other names: who knows where they lead
+
+    @property
+    def own_host(self) -> str:
+        """The host by which this machine reaches it."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
 
 
 class NotifyOptions(Options):

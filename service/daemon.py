@@ -60,7 +60,6 @@ from service.sd_notify import notify, watchdog_seconds
 from service.similar_index import update_index
 from service.supervisor import Supervisor
 from service.watch import Anchor, FolderWatch, wait_armed
-from service.web.access import is_local
 from service.web.app import create_app
 from service.web.pages import build_dashboard
 from service.web.server import WebServer
@@ -421,7 +420,7 @@ class Daemon:
         key = webhook_key(store_path)
         options = self._config.web
         app = create_app(self, self._store, webhook_key=key, api_token=token, options=options)
-        if not is_local(options.host) and not app.state.access.is_locked():
+        if not options.is_local and not app.state.access.is_locked():
             log.error(
                 "web.host is %s and there is no password: no dashboard and no API until"
                 " reclass-plex password sets one",

@@ -28,6 +28,7 @@ from reclass_plex.config import (
     Config,
     PathMap,
     PlexOptions,
+    TrustedProxy,
     WatchOptions,
     WebOptions,
     WorkerOptions,
@@ -41,6 +42,7 @@ from reclass_plex.doctor.process import check_daemon
 from reclass_plex.doctor.server import check_plex
 from reclass_plex.doctor.storage import check_disks, check_store
 from reclass_plex.mounts import missing_mounts, network_mounts
+from reclass_plex.password import set_password
 from reclass_plex.remote import PlexStatus, Status, to_json, write_daemon_file
 from reclass_plex.store import Store
 
@@ -630,9 +632,26 @@ def test_without_a_daemon_its_port_must_be_free(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         for host in ("127.0.0.1", "0.0.0.0"):
             checks = list(check_daemon(WebOptions(host=host, port=port), store, needed=True))
-            assert [(check.name, check.level) for check in checks] == [
+            assert [(check.name, check.level) for check in checks if check.name != "web"] == [
                 ("daemon", "warning"),
                 ("port", "error"),
             ]
     (check,) = check_daemon(WebOptions(port=port), store, needed=False)
     assert (check.name, check.level) == ("daemon", "ok")
+
+
+def test_on_the_network_somebody_must_be_able_to_sign_in(tmp_path: Path) -> None:
+    store = tmp_path / "store.sqlite"
+
+    def warned(options: WebOptions, place: Path = store) -> list[str]:
+        checks = check_daemon(options, place, needed=False)
+        return [check.text for check in checks if check.name == "web"]
+
+    (text,) = warned(WebOptions(host="192.0.2.1", port=0))
+    assert "192.0.2.1" in text
+    assert warned(WebOptions(host="localhost", port=0)) == []
+    proxy = TrustedProxy.model_validate({"addresses": ["10.0.0.2"], "user_header": "X-User"})
+    assert warned(WebOptions(host="0.0.0.0", port=0, trusted_proxy=proxy)) == []
+    assert warned(WebOptions(host="0.0.0.0", port=0), tmp_path / "gone" / "store.sqlite") == []
+    set_password(store, "a password of some length")
+    assert warned(WebOptions(host="0.0.0.0", port=0)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from reclass_plex.config import WebOptions
 from reclass_plex.doctor.checks import Check
 from reclass_plex.errors import DaemonError
+from reclass_plex.password import has_password
 from reclass_plex.remote import DaemonClient, find_daemon
 
 CONNECT_SECONDS = 2.0
@@ -17,7 +19,11 @@ _LOG = "Look at its log: journalctl -u reclass-plex"
 
 
 def check_daemon(options: WebOptions, store: Path, *, needed: bool) -> Iterator[Check]:
-    """Ask the daemon how it is; without one, look whether its port is free."""
+    """Ask the daemon how it is; without one, look whether its port is free.
+
+    And whether people can sign in where other machines reach it.
+    """
+    yield from _check_password(options, store)
     try:
         daemon = find_daemon(store)
         if daemon is not None:
@@ -34,6 +40,18 @@ def check_daemon(options: WebOptions, store: Path, *, needed: bool) -> Iterator[
         yield Check(
             "port", "error" if needed else "warning", f"{where}: another program has it", advice
         )
+
+
+def _check_password(options: WebOptions, store: Path) -> Iterator[Check]:
+    proxy = options.trusted_proxy
+    signs_in = proxy is not None and proxy.user_header
+    # Whether there is a file can be told only by who may enter its folder.
+    if options.is_local or signs_in or not os.access(store.parent, os.X_OK):
+        return
+    if not has_password(store):
+        text = f"web.host is {options.host}, which other machines reach, and there is no password:"
+        advice = "reclass-plex password sets one; or set web.host to 127.0.0.1."
+        yield Check("web", "warning", f"{text} nobody can sign in to the dashboard", advice)
 
 
 def _check_running(daemon: DaemonClient) -> Iterator[Check]:
@@ -60,9 +78,8 @@ def _check_running(daemon: DaemonClient) -> Iterator[Check]:
 
 def _answers(options: WebOptions) -> bool:
     """Say whether something listens there; a port of all addresses is looked at by the local."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.host, options.host)  # noqa: S104
     try:
-        socket.create_connection((host, options.port), CONNECT_SECONDS).close()
+        socket.create_connection((options.own_host, options.port), CONNECT_SECONDS).close()
     except OSError:
         return False
     return True

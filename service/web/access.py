@@ -283,20 +283,6 @@ def session_key(headers: Headers) -> str | None:
     return None
 
 
-def local_path(target: str) -> str:
-    """Return a path of ours to go on to after signing in: what names another site becomes "/"."""
-    plain = target.startswith("/") and not target.startswith(("//", "/\\"))
-    return target if plain and target.isprintable() and len(target) < 2000 else "/"
-
-
-def is_local(host: str) -> bool:
-    """Tell whether only this machine reaches what listens on `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"  # other names: who knows where they lead
-
-
 def peer_of(request: HTTPConnection) -> str:
     """Return the other end's address, "" if there is none (a Unix socket)."""
     return request.client.host if request.client else ""

@@ -33,7 +33,6 @@ from service.web.access import (
     CSRF_HEADER,
     Access,
     Principal,
-    is_local,
     peer_of,
     same,
 )
@@ -80,7 +79,7 @@ class Gate:
         self._on_answer = on_answer
         self._access = access
         self._hosts = {"localhost", "127.0.0.1", "::1", options.host.lower(), *options.names}
-        self._is_local = is_local(options.host)
+        self._is_local = options.is_local
         self._any_address = options.host in _WILDCARDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -117,7 +117,7 @@ class WebServer:
     @property
     def url(self) -> str:
         """Where this machine reaches it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._options.host, self._options.host)  # noqa: S104
+        host = self._options.own_host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def start(self) -> None:
