@@ -28,6 +28,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pages import PAGES
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from large_library import Library
@@ -39,21 +41,8 @@ LIMITS = {"reconcile, s": 300.0, "daemon at rest, MB": 1000.0}
 ROUNDS = 200  # of what takes a moment
 PAGE_ROUNDS = 10
 CLAIMED = 32  # tracks at a time
-PAGES = (
-    "/",
-    "/now/live",
-    "/library",
-    "/library?sort=confidence",
-    "/library?genre=Jazz&sure=low",
-    "/library?state=failed",
-    "/library?q=song+4711",
-    "/library?q=nothing+like+that",
-    "/library?q=gr%C3%B6%C3%9Fe",
-    "/tracks/5000",
-    "/tracks/5000/similar",
-    "/review",
-    "/statistics",
-    "/log",
+ASKED = (
+    *PAGES,
     "/api/v1/status",
     "/api/v1/tracks?genre=Jazz&max_confidence=0.5",
     "/api/v1/albums",
@@ -310,7 +299,7 @@ def measure_daemon(library: Library) -> Figures:
         with Store.open(library.store) as store:
             sign_in(visitor, store)
         firsts = []
-        for page in PAGES:
+        for page in ASKED:
             taken = []
             for _ in range(1 + PAGE_ROUNDS):
                 since = time.perf_counter()

@@ -23,30 +23,18 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from many_tracks import fill_store  # noqa: E402
 from page_tools import Visitor, dashboard  # noqa: E402
+from pages import PAGES  # noqa: E402
 
 from reclass_plex.store import Store  # noqa: E402
 
-PAGES = (
-    "/",
-    "/now/live",
-    "/library",
-    "/library?sort=confidence",
-    "/library?genre=Jazz&sure=low",
+ASKED = (
+    *PAGES,
     "/library?stage=fma518&sort=-confidence",
-    "/library?state=failed",
-    "/library?q=song+4711",
-    "/library?q=nothing+like+that",
-    "/library?q=gr%C3%B6%C3%9Fe",
-    "/tracks/50000",
-    "/tracks/50000/similar",
-    "/review",
     "/listen",
     "/listen/live",
     "/duplicates",
     "/duplicates/found",
-    "/statistics",
     "/settings",
-    "/log",
 )
 SCROLL = """
 async () => {
@@ -81,7 +69,7 @@ def main() -> None:
         print(f"{options.tracks} tracks in {time.perf_counter() - began:.0f} s")
         with dashboard(store, Path(scratch)) as (_, visitor):
             print(f"{'page':42} {'median':>8} {'p95':>8}   ms")
-            for page in PAGES:
+            for page in ASKED:
                 median, late = measure(visitor, page, options.times)
                 print(f"{page:42} {median:8.0f} {late:8.0f}")
             if not options.no_browser and shutil.which("chromium"):

@@ -22,7 +22,7 @@ from reclass_plex.networks import BlocksSpec
 from reclass_plex.networks.blocks import BlocksNetwork, published_blocks
 from reclass_plex.training.approaches import Origin, build, make_settings
 from reclass_plex.training.approaches.base import Approach
-from reclass_plex.training.approaches.gpu import utilisation
+from reclass_plex.training.approaches.gpu import gpu_load, utilisation
 from reclass_plex.training.datasets.collection import Collection
 from reclass_plex.training.evaluating import evaluate_model, load_trained
 from reclass_plex.training.extraction import read_table
@@ -150,6 +150,21 @@ def test_what_does_not_go_together_is_refused(
     both = [word for name in SETS for word in ("--table", tables / name)]
     with pytest.raises(ConfigError, match="cannot be a stage yet"):
         call("train", "--approach", "progressive", *both, "--out", tmp_path / "o")
+
+
+def test_a_gpu_that_does_not_tell_how_busy_it_is_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class NVMLError(Exception):
+        """As pynvml has it, and no RuntimeError: a Jetson lacks the library."""
+
+    def refuse() -> int:
+        raise NVMLError("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    memory, busy = gpu_load("cuda")
+    assert memory is not None
+    assert busy is None or 0 <= busy <= 100
 
 
 def test_how_busy_a_gpu_is(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_before_it_was_begun_is_begun_again(tmp_path: Path
 def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
     run = begin(tmp_path / "run", write_csv(make_table(), tmp_path / "table.csv"))
     with (
-        runs._alone(run),
+        runs.alone(run),
         pytest.raises(ConfigError, match="another process is at work"),
     ):
         runs.finish_run(run, SILENT)

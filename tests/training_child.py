@@ -32,7 +32,7 @@ def main() -> None:
         if pid == 0:
             folder, voice = Path(line.rstrip("\n")), runs.Voice(quiet, quiet, quiet)
             if progressive_run.is_progressive(folder):
-                progressive_run.finish_progressive(folder, voice)
+                progressive_run.finish_progressive(folder, voice, checkpoint_seconds=0.0)
             else:
                 runs.finish_run(folder, voice, checkpoint_seconds=0.0)
             os._exit(0)

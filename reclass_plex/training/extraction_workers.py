@@ -15,10 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from reclass_plex.errors import FileError, ModelError, RetryLater
@@ -68,22 +67,14 @@ class Crashed(Generic[T]):
     task: T
 
 
-class Workers:
-    """A pool of `count` processes, started with the first task. Close it after use."""
+class Workers(AbstractContextManager["Workers"]):
+    """A pool of `count` processes, started with the first task, while it is entered."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """End the processes; what they work on is dropped."""
         self._drop()
 

@@ -25,7 +25,14 @@ from reclass_plex.training.cascade import Cascade, combine_runs, write_ensemble
 from reclass_plex.training.checkpoints import require_empty, write_json
 from reclass_plex.training.extraction import read_manifest
 from reclass_plex.training.run_config import RUN, RunConfig, Source, read_tables
-from reclass_plex.training.runs import Voice, finish_run, is_finished, start_run
+from reclass_plex.training.runs import (
+    CHECKPOINT_SECONDS,
+    Voice,
+    alone,
+    finish_run,
+    is_finished,
+    start_run,
+)
 from reclass_plex.training.table import fingerprint
 
 PROGRESSIVE, STAGES, ENSEMBLE = "progressive.json", "stages", "ensemble"
@@ -66,9 +73,27 @@ def is_progressive(folder: Path) -> bool:
     return (folder / PROGRESSIVE).exists()
 
 
-def finish_progressive(folder: Path, voice: Voice) -> Cascade:
+def finish_progressive(
+    folder: Path, voice: Voice, *, checkpoint_seconds: float = CHECKPOINT_SECONDS
+) -> Cascade:
     """Do what is left, and return the ensemble. Raises ReclassError."""
     config = _read_config(folder)
+    with alone(folder):
+        runs = _finish_stages(folder, config, voice, checkpoint_seconds)
+        cascade = combine_runs(runs)
+        fresh = folder / f"{ENSEMBLE}.part"
+        with naming_errors(folder, writing=True):
+            for old in (fresh, folder / ENSEMBLE):
+                shutil.rmtree(old, ignore_errors=True)
+            write_ensemble(fresh, cascade)
+            fresh.replace(folder / ENSEMBLE)
+    return cascade
+
+
+def _finish_stages(
+    folder: Path, config: ProgressiveConfig, voice: Voice, checkpoint_seconds: float
+) -> list[Path]:
+    """Train what is not finished; return the runs of all stages."""
     runs = []
     for number, table in enumerate(config.tables, 1):
         run = folder / STAGES / f"{number}-{_features(table)}"
@@ -79,15 +104,8 @@ def finish_progressive(folder: Path, voice: Voice) -> Cascade:
         voice.say(f"stage {number} of {len(config.tables)}: {run.name}, {settings.approach}")
         if not (run / RUN).exists():
             start_run(run, settings)
-        finish_run(run, voice)
-    cascade = combine_runs(runs)
-    fresh = folder / f"{ENSEMBLE}.part"
-    with naming_errors(folder, writing=True):
-        for old in (fresh, folder / ENSEMBLE):
-            shutil.rmtree(old, ignore_errors=True)
-        write_ensemble(fresh, cascade)
-        fresh.replace(folder / ENSEMBLE)
-    return cascade
+        finish_run(run, voice, checkpoint_seconds=checkpoint_seconds)
+    return runs
 
 
 def choose_approach(features: str) -> str:

@@ -86,7 +86,7 @@ def finish_run(
 ) -> dict[str, Any]:
     """Do what is left of a run, and return its figures. Raises ReclassError."""
     config = read_config(folder)
-    with _alone(folder):
+    with alone(folder):
         if is_finished(folder):
             raise ConfigError(f"{printable(folder)}: this run is finished: see report.html in it")
         with naming_errors(folder, writing=True):
@@ -287,7 +287,7 @@ def _restore_fit(kept: State) -> Fit:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Let no second process work on the same run."""
     with naming_errors(folder, writing=True):
         file = open_lock(folder / LOCK)
