@@ -27,7 +27,14 @@ from reclass_plex.errors import FileError, StoreBusy, StoreDamaged, StoreError, 
 from reclass_plex.files import open_lock, process_token, try_lock
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
 from reclass_plex.schema import bring_up_to_date
-from reclass_plex.store_guard import BUSY_SECONDS, admit, damage, is_damage, refuse_damaged
+from reclass_plex.store_guard import (
+    BUSY_SECONDS,
+    LOCK_PAUSE,
+    admit,
+    damage,
+    is_damage,
+    refuse_damaged,
+)
 from reclass_plex.tables import (
     decisions,
     embeddings,
@@ -40,7 +47,6 @@ from reclass_plex.tables import (
 )
 
 _PAGE = 1000  # tracks of a list that are in memory at once
-LOCK_PAUSE = 0.05  # seconds between looks at the right to change files
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from reclass_plex.wal import log_path, read_log
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 30  # how long to wait for another process's write
+LOCK_PAUSE = 0.05  # seconds between looks whether a lock is free
 QUICK_BYTES = 1 << 30  # of a store whose check costs a start some seconds at most
 
 
@@ -79,15 +81,17 @@ def admit(path: Path, *, check: bool = False) -> IO[str]:
     drop without a word what it cannot read of it. With `check` one that is no larger than
     `QUICK_BYTES` is checked in any case. What was noted as damaged is checked as a whole
     once more: a disk that gave wrong bytes for a moment is no reason for ever.
+
+    Whoever checks the store, or restores it, is waited for: what is written meanwhile would go to
+    a store that is found damaged, or replaced. Raises StoreBusy if that takes too long.
     """
-    if os.path.lexists(restoring_marker(path)):
-        raise StoreError(
-            f"{printable(path)}: a restore of it did not end: give reclass-plex restore again,"
-            " which goes on from there"
-        )
+    _refuse_half_restored(path)
     users = open_lock(users_lock(path))
     try:
-        unclean = try_lock(users) and ended_uncleanly(path)
+        alone = try_lock(users)
+        if not alone:
+            _share(users, path)
+        unclean = alone and ended_uncleanly(path)
         if unclean and read_log(log_path(path)).damaged:
             raise damage(path, "pages in its log, the file -wal, are wrong")
         looks = unclean or (check and path.exists() and path.stat().st_size <= QUICK_BYTES)
@@ -98,11 +102,33 @@ def admit(path: Path, *, check: bool = False) -> IO[str]:
                 raise StoreDamaged.of(path, "; ".join(faults))
             log.warning("%s: was found damaged before, and is whole now", printable(path))
             damaged_marker(path).unlink(missing_ok=True)
-        try_lock(users, shared=True)
+        if alone:
+            _share(users, path)
+        _refuse_half_restored(path)  # one may have begun, and been killed, while it was waited for
     except BaseException:
         users.close()
         raise
     return users
+
+
+def _refuse_half_restored(path: Path) -> None:
+    if os.path.lexists(restoring_marker(path)):
+        raise StoreError(
+            f"{printable(path)}: a restore of it did not end: give reclass-plex restore again,"
+            " which goes on from there"
+        )
+
+
+def _share(users: IO[str], path: Path) -> None:
+    """Hold the lock of a store's users with others, once nobody holds it alone."""
+    until = time.monotonic() + BUSY_SECONDS
+    while not try_lock(users, shared=True):
+        if time.monotonic() >= until:
+            raise StoreBusy(
+                f"another reclass-plex checks or restores the store {printable(path)}: wait until"
+                " it ends"
+            )
+        time.sleep(LOCK_PAUSE)
 
 
 def ended_uncleanly(path: Path) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from audio_files import make_audio
 
-from reclass_plex import changes, tags
+from reclass_plex import changes, store_guard, tags
 from reclass_plex.audio import audio_digest
 from reclass_plex.backups import make_backup
 from reclass_plex.config import TagOptions
 from reclass_plex.doctor.storage import check_store
-from reclass_plex.errors import StoreDamaged, StoreError
+from reclass_plex.errors import StoreBusy, StoreDamaged, StoreError
+from reclass_plex.restoring import hold_store
 from reclass_plex.store import Store
 from reclass_plex.store_guard import damage, damaged_marker, ended_uncleanly, restoring_marker
 from reclass_plex.wal import log_path
@@ -113,3 +115,33 @@ def test_a_store_that_is_gone_is_begun_anew_and_its_backups_are_named(
     with Store.open(path) as store:
         assert store.count_tracks() == 0
     assert "there are 1 backups of it" in caplog.text
+
+
+def test_who_comes_while_a_store_is_checked_or_restored_waits(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = path.with_name("other.sqlite")
+    with Store.open(other) as store:
+        store.save_track(Path("/music/other.mp3"), 1, 1)
+    held, free = threading.Event(), threading.Event()
+
+    def restore() -> None:
+        with hold_store(path):
+            held.set()
+            free.wait(10)
+            os.replace(other, path)
+
+    with monkeypatch.context() as impatient:
+        impatient.setattr(store_guard, "BUSY_SECONDS", 0.1)
+        with hold_store(path), pytest.raises(StoreBusy, match="checks or restores the store"):
+            Store.open(path)
+    restoring = threading.Thread(target=restore)
+    restoring.start()
+    assert held.wait(10)
+    threading.Timer(0.3, free.set).start()
+    with Store.open(path) as store:  # it would have written to the one that goes
+        assert free.is_set()
+        assert store.count_tracks() == 1
+        with pytest.raises(StoreBusy), hold_store(path):
+            pass
+    restoring.join()
