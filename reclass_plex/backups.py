@@ -27,14 +27,13 @@ from urllib.parse import quote
 
 from reclass_plex.errors import StoreDamaged, StoreError, printable
 from reclass_plex.files import SPACE_MARGIN, hold_lock
-from reclass_plex.store_guard import damage, is_damage
+from reclass_plex.store_guard import BUSY_SECONDS, damage, is_damage
 
 DAY = 86400.0  # seconds
 FOLDER = "backups"
 KEEP_DAYS = 7  # newest days of which the newest backup is kept,
 KEEP_WEEKS = 4  # and weeks before these
 KEEP_BEFORE = 2  # newest ones that were made before the schema changed
-BUSY_SECONDS = 30  # how long to wait for another process's write
 _AHEAD = DAY  # a name that lies so far in the future is of a clock that was wrong
 _PAGES = 1000  # copied at a time
 _INSTRUCTIONS = 100_000  # of SQLite, some ms, between questions whether to stop
@@ -148,7 +147,7 @@ def remove_expired(
     now = time.time() if now is None else now
     gone = []
     for one in find_expired(list_backups(store_path), days=days, weeks=weeks, now=now):
-        with suppress(FileNotFoundError), explaining(store_path, "the rotation of backups"):
+        with explaining(store_path, "the rotation of backups"), suppress(FileNotFoundError):
             one.path.unlink()
             gone.append(one.path)
     return gone

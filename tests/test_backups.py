@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reclass_plex import backups
 from reclass_plex.backups import (
     DAY,
     KEEP_BEFORE,
@@ -148,6 +149,23 @@ def test_what_is_no_whole_store_is_said(store: Store, tmp_path: Path) -> None:
         foreign.execute("CREATE TABLE t (a)")
     with pytest.raises(StoreDamaged, match="no whole store"):
         look_into(tmp_path / "foreign")
+
+
+def test_two_may_rotate_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in (3, 2, 1):
+        make_backup(store.path, now=NOW - day * DAY)
+    listed = backups.list_backups
+
+    def list_before_the_other(path: Path) -> list[Backup]:
+        found = listed(path)
+        found[-1].path.unlink()  # by the daemon, say
+        return found
+
+    monkeypatch.setattr(backups, "list_backups", list_before_the_other)
+    gone = remove_expired(store.path, days=1, weeks=0, now=NOW)
+    monkeypatch.undo()
+    assert len(gone) == 1
+    assert len(list_backups(store.path)) == 1
 
 
 def test_ages_are_said_to_people() -> None:
