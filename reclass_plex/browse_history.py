@@ -5,6 +5,7 @@ Reading only; `changes` and `sync` take back. Lists are newest first, in pages (
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ import sqlalchemy as sa
 
 from reclass_plex.cursors import Page, cut_page, make_cursor, read_cursor
 from reclass_plex.store import Store
-from reclass_plex.tables import journal, plex_edits, runs, tracks
+from reclass_plex.tables import journal, placements, plex_edits, runs, tracks
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run, and how many of its changes stand, were taken back, or are open, in files and Plex."""
+    """A run, and how many of its changes stand, were taken back, or are open, in files and Plex.
+
+    Files that it put into a tree count as changed.
+    """
 
     id: int
     command: str
@@ -102,13 +106,6 @@ def list_journal(
     return cut_page(found, limit, "journal", lambda row: (row.id,))
 
 
-def find_change(store: Store, change_id: int) -> ChangeRow | None:
-    """Return one change."""
-    with store.transaction(write=False) as connection:
-        row = connection.execute(_changes().where(journal.c.id == change_id)).first()
-    return None if row is None else ChangeRow(**row._mapping)
-
-
 def track_changes(store: Store, track_id: int, limit: int = 100) -> tuple[ChangeRow, ...]:
     """Return the latest changes of one file, newest first."""
     query = _changes().where(journal.c.track_id == track_id)
@@ -144,20 +141,20 @@ def _changes() -> sa.Select[Any]:
 def _run_rows(connection: sa.Connection, found: Sequence[sa.Row[Any]]) -> tuple[RunRow, ...]:
     ids = [row.id for row in found]
 
-    def count(table: sa.Table) -> dict[tuple[int, str], int]:
+    def count(table: sa.Table) -> Counter[tuple[int, str]]:
         query = sa.select(table.c.run_id, table.c.state, sa.func.count())
         query = query.where(table.c.run_id.in_(ids)).group_by(table.c.run_id, table.c.state)
-        return {(row[0], row[1]): row[2] for row in connection.execute(query)}
+        return Counter({(row[0], row[1]): row[2] for row in connection.execute(query)})
 
-    files, edits = count(journal), count(plex_edits)
+    files, edits = count(journal) + count(placements), count(plex_edits)
     return tuple(
         RunRow(
             *(row.id, row.command, row.started, row.finished),
-            done=files.get((row.id, "done"), 0),
-            undone=files.get((row.id, "undone"), 0),
-            pending=files.get((row.id, "pending"), 0),
-            plex_done=edits.get((row.id, "done"), 0),
-            plex_undone=edits.get((row.id, "undone"), 0),
+            done=files[row.id, "done"],
+            undone=files[row.id, "undone"],
+            pending=files[row.id, "pending"],
+            plex_done=edits[row.id, "done"],
+            plex_undone=edits[row.id, "undone"],
         )
         for row in found
     )

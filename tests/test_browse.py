@@ -28,6 +28,7 @@ from reclass_plex.browse_statistics import facets, statistics
 from reclass_plex.cursors import BadCursor, make_cursor
 from reclass_plex.errors import NotAudio
 from reclass_plex.jobs import Jobs
+from reclass_plex.placements import Placements
 from reclass_plex.records import GenreScore, Verdict, Vote
 from reclass_plex.store import Store
 
@@ -311,3 +312,26 @@ def test_a_deep_page_costs_no_more_than_the_first(library: Store) -> None:
 
     deep = make_cursor("tracks -confidence", 0.2, 1)
     assert min(seconds(deep) for _ in range(5)) < 5 * min(seconds(None) for _ in range(5))
+
+
+def test_a_run_that_sorted_files_has_as_many_as_history_says(store: Store) -> None:
+    run_id = store.start_run("organize")
+    book = Placements(store)
+    placed = [
+        book.begin(
+            run_id,
+            *(Path(f"/in/{name}.mp3"), Path(f"/tree/Jazz/{name}.mp3"), "copy"),
+            size=1,
+            hash="00",
+            temp_path=None,
+            made=None,
+        )
+        for name in "abc"
+    ]
+    book.settle("done", *placed[:2])
+    book.settle("undone", placed[1])
+    row = find_run(store, run_id)
+    assert row is not None
+    assert (row.done, row.undone, row.pending) == (1, 1, 1)
+    (summary,) = store.list_runs()
+    assert (summary.done, summary.undone) == (row.done, row.undone)
