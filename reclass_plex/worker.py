@@ -11,7 +11,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from reclass_plex.comparing import compare_if_due
 from reclass_plex.config import Config
 from reclass_plex.decoding import examine_file
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.errors import FileError, Hardlinked, RetryLater, StoreBusy, printable
+from reclass_plex.errors import FileError, Hardlinked, RetryLater, StoreBusy, StoreError, printable
 from reclass_plex.files import FoundFile, find_leftovers, process_token
 from reclass_plex.jobs import Job, Jobs
 from reclass_plex.pipeline import Analysed, Examine, Hear, TrackResult
@@ -77,7 +77,7 @@ class Worker:
         self._owner = process_token()
         self._run: int | None = None
         self._progress = time.monotonic()
-        self._repaired = False
+        self._sound = False  # nothing is left open: by a killed process, or by a step that failed
         self._unclean: set[Path] = set()  # folders of the batch that may have leftovers of the dead
 
     def step(self, now: float) -> bool:
@@ -85,8 +85,15 @@ class Worker:
 
         Raises DeviceError when the GPU fails, with all tracks given back.
         """
-        if not self._repaired:
+        if not self._sound:
             self._repair()
+        try:
+            return self._work(now)
+        except BaseException:
+            self._sound = False
+            raise
+
+    def _work(self, now: float) -> bool:
         batch = self._jobs.claim(self._batch, now, owner=self._owner, lease=LEASE)
         if not batch:
             self._end_run()
@@ -145,10 +152,12 @@ class Worker:
 
     def _write(self, album: Sequence[Analysed], jobs: Sequence[Job]) -> None:
         """Write one album's tracks, ask for the same in Plex, and settle the jobs."""
-        held = set(self._jobs.start_writing([job.id for job in jobs], self._owner, time.time()))
-        by_path = {job.path: job for job in jobs if job.id in held}
-        items = [item for item in album if item.path in by_path]
+        by_path = {job.path: job for job in jobs}
         try:
+            ids = [job.id for job in jobs]
+            held = set(self._jobs.start_writing(ids, self._owner, time.time()))
+            by_path = {path: job for path, job in by_path.items() if job.id in held}
+            items = [item for item in album if item.path in by_path]
             with self._store.writing_files(LOCK_SECONDS, self._should_stop):
                 self._clean_up()
                 for result in pipeline.write_album(
@@ -167,6 +176,10 @@ class Worker:
             log.info("%s; going on in %.0f s", error, BUSY_SECONDS)
             self._give_back(by_path.values(), BUSY_SECONDS)
             return
+        except StoreError:  # its disk is full, say: no fault of theirs
+            with suppress(StoreError):
+                self._give_back(by_path.values(), BUSY_SECONDS)
+            raise
         self._give_back(by_path.values())  # stopped
 
     def _clean_up(self) -> None:
@@ -215,13 +228,18 @@ class Worker:
             self._jobs.give_back(ids, self._owner, time.time(), delay=delay)
 
     def _repair(self) -> None:
-        """Settle what a killed process left behind. Raises StoreBusy while a command runs."""
+        """Settle what a killed process, or a step of ours that failed, left behind.
+
+        Raises StoreBusy while a command runs.
+        """
+        # Their leases would not end: we live. What makes each step fail is found as the deadly are.
+        self._jobs.release([self._owner], time.time())
         with self._store.writing_files(LOCK_SECONDS, self._should_stop):
             for one in compare_if_due(self._store, self._config.tags, self._should_stop):
                 log.warning("%s: %s", printable(one.path), one.text)
             for line in repair(self._store, self._config.tags):
                 log.warning("%s", line)
-        self._repaired = True
+        self._sound = True
 
     def _start_run(self) -> int:
         if self._run is None:

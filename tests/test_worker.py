@@ -17,7 +17,7 @@ from reclass_plex.audio import decode_excerpt
 from reclass_plex.config import Config
 from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.errors import DeviceError
+from reclass_plex.errors import DeviceError, StoreError
 from reclass_plex.jobs import Jobs
 from reclass_plex.records import Excerpt, Waveform
 from reclass_plex.store import Store
@@ -192,6 +192,43 @@ def test_when_the_gpu_fails_every_track_is_given_back(store: Store, music: Path)
     assert jobs.counts()["ready"] == 3
     make_worker(store).step(time.time())
     assert jobs.counts()["done"] == 3
+
+
+def test_a_store_that_fails_amid_an_album_holds_no_track_back(
+    store: Store, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track = Path(shutil.copy(SURE, music / "a.ogg"))
+    jobs = put(store, track)
+    worker = make_worker(store)
+    finish, give_back = Store.finish_change, Jobs.give_back
+
+    def fail(*_: object, **__: object) -> int:
+        raise StoreError("database or disk is full")
+
+    monkeypatch.setattr(Store, "finish_change", fail)
+    with pytest.raises(StoreError):
+        worker.step(time.time())
+    job = jobs.find(track)
+    assert job is not None
+    assert (job.state, job.owner, job.deaths) == ("waiting", None, 0)
+    assert len(store.pending_changes()) == 1
+    monkeypatch.setattr(Store, "finish_change", finish)
+    assert not worker.step(time.time())  # and what it had begun is settled, by the same process
+    assert store.pending_changes() == []
+    assert [entry.after for entry in store.changes()] == [("Blues",)]
+
+    monkeypatch.setattr(Store, "begin_change", fail)
+    monkeypatch.setattr(Jobs, "give_back", fail)
+    other = Path(shutil.copy(SURE, music / "b.ogg"))
+    put(store, other)
+    with pytest.raises(StoreError):
+        worker.step(time.time())
+    monkeypatch.undo()
+    assert Jobs.give_back is give_back
+    assert worker.step(time.time())
+    found = jobs.find(other)
+    assert found is not None
+    assert (found.state, found.owner) == ("done", None)
 
 
 def test_stopping_gives_back_what_was_not_begun(store: Store, music: Path) -> None:
