@@ -83,19 +83,25 @@ class _Cell:
         """Return the answer. Raises _Ended, or TimeoutError with the share it spent computing."""
         try:
             if not self._started:
-                self._wait(_START_SECONDS)
+                if not self._line.poll(_START_SECONDS):
+                    raise TimeoutError(0.0)  # no file's fault, whatever it computed to be there
                 self._started = self._line.recv()
             self._line.send((*question, seconds))
             self._wait(seconds)
             return self._line.recv()
         except (EOFError, ConnectionError):
-            self._process.wait(_END_SECONDS)
-            raise _Ended(self._process.returncode) from None
+            raise _Ended(self._end_status()) from None
 
     def _wait(self, seconds: float) -> None:
         before = self._computed()
         if not self._line.poll(seconds):
             raise TimeoutError((self._computed() - before) / seconds)
+
+    def _end_status(self) -> int:
+        try:
+            return self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:  # to give much memory back takes a while
+            return -signal.SIGKILL  # as `end` does now
 
     def _computed(self) -> float:
         """Return the seconds that the process computed; 0 where the system does not tell."""

@@ -92,6 +92,36 @@ def test_a_disk_that_stands_still_is_tried_again_later(tmp_path: Path, decoders:
         decoders.decode(track(tmp_path, "stall"), EXCERPT)
 
 
+def test_no_file_is_to_blame_for_a_start_that_takes_long(
+    tmp_path: Path, decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = track(tmp_path, "good")
+    monkeypatch.setattr("reclass_plex.decoders._START_SECONDS", 0.2)  # of computing, nearly all
+    with pytest.raises(RetryLater):
+        decoders.digest(path)
+    monkeypatch.undo()
+    monkeypatch.setenv("PYTHONPATH", f"{SITE}{os.pathsep}{ROOT}")
+    assert decoders.digest(path)
+
+
+def test_a_process_that_is_slow_to_end_costs_one_file_alone(
+    tmp_path: Path, decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = subprocess.Popen.wait
+    late: list[subprocess.Popen[bytes]] = []
+
+    def be_late(self: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if not late:
+            late.append(self)
+            raise subprocess.TimeoutExpired("it", timeout or 0)
+        return wait(self, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", be_late)
+    with pytest.raises(Harmful, match="SIGSEGV"):  # by the second process
+        decoders.decode(track(tmp_path, "crash"), EXCERPT)
+    assert late[0].returncode is not None
+
+
 def test_memory_is_bounded(tmp_path: Path, decoders: Decoders) -> None:
     assert len(decoders.decode(track(tmp_path, "good"), EXCERPT).samples)
     with pytest.raises(Harmful, match=r"needs over 0\.5 GiB of memory"):
