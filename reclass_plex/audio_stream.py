@@ -130,14 +130,12 @@ class AudioStream:
                     yield np.clip(block, -MAX_AMPLITUDE, MAX_AMPLITUDE)
 
     def _packets(self) -> Iterator[av.Packet]:
-        while True:
-            try:
-                yield from self._container.demux(self._stream)
-                return
-            except av.EOFError:
-                return
-            except av.FFmpegError as error:
-                raise self._refusal(error) from error
+        try:
+            yield from self._container.demux(self._stream)
+        except av.EOFError:
+            return
+        except av.FFmpegError as error:
+            raise self._refusal(error) from error
 
     def _open(self) -> Any:  # noqa: ANN401 - av is not typed
         options = {"probesize": _PROBE_BYTES, "analyzeduration": _PROBE_MICROSECONDS}

@@ -49,7 +49,6 @@ class HttpStream:
     def __init__(self, url: str, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Connect. Raises StreamError for what will not work later either, StreamLost, Stopped."""
         self.title: str | None = None
-        self.station: str | None = None
         self._should_stop = should_stop
         self._socket: socket.socket | None = None
         self._until_title = 0
@@ -120,7 +119,11 @@ class HttpStream:
             self.close()
             raise
         if 300 <= status < 400 and "location" in headers:
-            return urljoin(url, headers["location"])
+            try:
+                return urljoin(url, headers["location"])
+            except ValueError:
+                self.close()
+                raise StreamError(f"{name}: leads on to what is no address") from None
         if status != 200:
             self.close()
             gone = status in _FOR_GOOD and status not in _EXCEPT
@@ -135,7 +138,6 @@ class HttpStream:
         interval = headers.get("icy-metaint", "")
         if interval.isdecimal() and 0 < int(interval) <= 1 << 24:
             self._interval = self._until_title = int(interval)
-        self.station = visible(headers.get("icy-name", ""))[:MAX_TITLE] or None
         return None
 
     def _read_header(self) -> tuple[int, dict[str, str]]:
@@ -164,10 +166,7 @@ class HttpStream:
                 " station's MP3, AAC or Ogg stream instead"
             )
         for line in text.decode("utf-8", "replace").splitlines():
-            found = re.match(
-                r"\s*(?:File\d+\s*=\s*)?([a-z][a-z0-9+.-]*://\S+)", line, re.IGNORECASE
-            )
-            if found:
+            if found := _ENTRY.match(line):
                 return found[1]
         raise StreamError(f"{shown(url)}: is a playlist that names no stream")
 
@@ -185,10 +184,10 @@ class HttpStream:
             return self._some(size)
         if self._chunk == 0:
             line = self._line() or self._line()  # behind a chunk there is an empty line
-            try:
-                self._chunk = int(line.partition(b";")[0], 16)
-            except ValueError:
-                raise StreamLost("its chunks are damaged") from None
+            size_of = line.partition(b";")[0].strip()
+            if re.fullmatch(rb"[0-9A-Fa-f]{1,15}", size_of) is None:  # int() takes "-1", too
+                raise StreamLost("its chunks are damaged")
+            self._chunk = int(size_of, 16)
             if self._chunk == 0:
                 return b""
         data = self._some(min(size, self._chunk))

@@ -142,6 +142,7 @@ def test_only_http_and_https_are_spoken_wherever_an_address_leads(quick: None) -
             "/file": "file:///etc/passwd",
             "/gopher": "gopher://127.0.0.1:25/x",
             "/loop": "/loop",
+            "/bracket": "http://[::1",
         }
         assert _results(list(listen(f"{url}/good", seconds=3.0)))
         for path, said in {
@@ -151,6 +152,7 @@ def test_only_http_and_https_are_spoken_wherever_an_address_leads(quick: None) -
             "/hls.m3u8": "HLS",
             "/empty.m3u": "names no stream",
             "/loop": "without an end",
+            "/bracket": "what is no address",
         }.items():
             with pytest.raises(StreamError, match=said):
                 list(listen(url + path))
@@ -166,6 +168,10 @@ def test_only_http_and_https_are_spoken_wherever_an_address_leads(quick: None) -
         (b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 20_000, "no end"),
         (b"HTTP/1.0 200 OK" + b"x" * 200_000, "no end"),
         (b"", "given up"),
+        (
+            b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-8\r\n" + b"x" * 2000,
+            "given up",
+        ),
     ],
 )
 def test_a_hostile_answer_is_refused(answer: bytes, said: str, quick: None) -> None:
