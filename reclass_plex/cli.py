@@ -99,7 +99,9 @@ class Mode(enum.Enum):
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)]
 Taxonomy = Annotated[
     str | None,
-    typer.Option(help="Set of genres: default, or gtzan (the ten of the papers)."),
+    typer.Option(
+        help="Set of genres: default, gtzan (the ten of the papers), or a trained profile's."
+    ),
 ]
 Profile = Annotated[
     str | None,

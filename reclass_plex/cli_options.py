@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from reclass_plex import changes, comparing, console, placing
 from reclass_plex.config import Config, TagOptions, load_config
-from reclass_plex.errors import ConfigError, printable
+from reclass_plex.errors import ConfigError, printable, visible
 from reclass_plex.placements import Placements
 from reclass_plex.store import Store
 
@@ -26,14 +27,21 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def configure(file: Path | None, overrides: dict[str, dict[str, Any]] | None = None) -> Config:
-    """Return the configuration with the options of the command line, where given, on top."""
+    """Return the configuration with the options of the command line, where given, on top.
+
+    Raises ConfigError for what may not be in either.
+    """
     config = load_config(file)
     data = config.model_dump()
     for group, options in (overrides or {}).items():
         data[group] |= {key: value for key, value in options.items() if value is not None}
-    if (name := data["ensemble"]["taxonomy"]) not in (known := ("default", "gtzan")):
-        raise ConfigError(f"--taxonomy {name}: is none of {', '.join(known)}")
-    return Config.model_validate(data)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][-1]).replace("_", "-")
+        shown = visible(str(first["input"]))[:80]
+        raise ConfigError(f"--{option} {shown}: {first['msg'].lower()}") from None
 
 
 def full_path(path: Path) -> Path:

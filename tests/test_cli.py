@@ -295,6 +295,19 @@ def test_wrong_use_is_status_2(run: Any, music: Path, tmp_path: Path) -> None:
     assert "bad.yaml: policy.mode: has value 'destroy'" in result.err
 
 
+def test_the_genres_of_a_trained_ensemble_may_be_in_the_configuration(
+    run: Any, music: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_text("ensemble: {taxonomy: own, profile: mine}")
+    config = ("--config", tmp_path / "own.yaml")
+    assert run("history", *config).status == 0
+    result = run("classify", music / METAL, "--json", *config)
+    assert result.lines[0]["genres"][0]["name"] == "Metal"
+    assert "profile mine is not trained here; cpu decides" in result.err
+    wrong = run("classify", music / METAL, "--profile", "My Own")
+    assert (wrong.status, wrong.err.startswith("error: --profile My Own: string")) == (2, True)
+
+
 def test_features_are_the_518_named_columns_in_the_published_order(run: Any, music: Path) -> None:
     result = run("features", music / METAL, "--json").lines[0]
     names = list(result["features"])
