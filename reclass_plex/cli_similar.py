@@ -21,6 +21,7 @@ from reclass_plex.cli_options import (
     full_path,
 )
 from reclass_plex.config import Config
+from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.errors import ConfigError, NotHeard, ReclassError, visible
 from reclass_plex.m3u import Entry, is_replaceable, write_m3u
 from reclass_plex.similarity import Neighbour, SimilarMusic, Wish
@@ -114,7 +115,8 @@ def _list_duplicates(config: Config, *, as_json: bool) -> None:
         music = SimilarMusic.open(store)
         _update(music)
         with console.showing_progress(None, "comparing") as advance:
-            found = find_duplicates(music, progress=advance)
+            limits = Limits.of(config.worker)
+            found = find_duplicates(music, limits=limits, progress=advance)
     for group in found:
         if as_json:
             console.print_json(
@@ -158,16 +160,15 @@ def _near(
     """Find by path; a file that is new or changed, by its audio; an unknown one is listened to."""
     if not path.exists():
         return music.near(path, count, wish)
-    from reclass_plex.audio import audio_digest
-
-    digest = audio_digest(path)
-    with suppress(NotHeard):
-        return music.near(digest, count, wish)
-    vector = _listen(path, config)
+    with Decoders(1, Limits.of(config.worker)) as apart:
+        digest = apart.digest(path)
+        with suppress(NotHeard):
+            return music.near(digest, count, wish)
+        vector = _listen(path, config, apart)
     return music.near(vector, count, wish)
 
 
-def _listen(path: Path, config: Config) -> npt.NDArray[np.float32]:
+def _listen(path: Path, config: Config, apart: Decoders) -> npt.NDArray[np.float32]:
     """Hear a track that the store does not know, and remember nothing."""
     from reclass_plex.ensemble import Ensemble
     from reclass_plex.learned_genres import ENCODER
@@ -176,7 +177,7 @@ def _listen(path: Path, config: Config) -> npt.NDArray[np.float32]:
     ensemble = Ensemble.from_config(config)
     for note in ensemble.notes:
         console.warn(note)
-    verdict, embeddings = classify_file(path, ensemble)
+    verdict, embeddings = classify_file(path, ensemble, apart.decode)
     for one in embeddings:
         if one.encoder == ENCODER:
             return one.vector

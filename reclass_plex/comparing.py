@@ -21,6 +21,7 @@ from typing import Literal
 
 from reclass_plex import changes, placing
 from reclass_plex.config import TagOptions
+from reclass_plex.decoders import Decoders
 from reclass_plex.errors import FileError
 from reclass_plex.files import hash_file, open_regular
 from reclass_plex.placements import Placements
@@ -71,36 +72,38 @@ def _compare_files(
 ) -> Iterator[Difference]:
     """Bring the journal in line with the files, and yield each file that differs."""
     journaled = store.standing_writes()
-    for track in store.iter_known():
-        if should_stop():
-            return
-        try:
-            status = track.path.stat()
-        except OSError:  # moved, deleted, or its disk is away: found again by its audio
-            continue
-        if track.digest is None:
-            continue
-        if (status.st_size, status.st_mtime_ns) == (track.size, track.mtime_ns):
-            written = track.written if not track.undone else None
-            if written is not None and (track.digest, written) not in journaled:
-                said = ", ".join(written)
-                text = f"we wrote {said}, but what it takes to undo that is lost"
-                yield Difference(track.path, "unknown", text)
-            continue
-        try:
-            yield _compare(store, track, status, options)
-        except FileError as error:
-            yield Difference(track.path, "unreadable", error.reason)
-        except OSError as error:
-            yield Difference(track.path, "unreadable", error.strerror or str(error))
+    with Decoders(1) as apart:
+        for track in store.iter_known():
+            if should_stop():
+                return
+            try:
+                status = track.path.stat()
+            except OSError:  # moved, deleted, or its disk is away: found again by its audio
+                continue
+            if track.digest is None:
+                continue
+            if (status.st_size, status.st_mtime_ns) == (track.size, track.mtime_ns):
+                written = track.written if not track.undone else None
+                if written is not None and (track.digest, written) not in journaled:
+                    said = ", ".join(written)
+                    text = f"we wrote {said}, but what it takes to undo that is lost"
+                    yield Difference(track.path, "unknown", text)
+                continue
+            try:
+                yield _compare(store, track, status, options, apart)
+            except FileError as error:
+                yield Difference(track.path, "unreadable", error.reason)
+            except OSError as error:
+                yield Difference(track.path, "unreadable", error.strerror or str(error))
 
 
 def _compare(
-    store: Store, track: KnownTrack, status: os.stat_result, options: TagOptions
+    store: Store,
+    track: KnownTrack,
+    status: os.stat_result,
+    options: TagOptions,
+    apart: Decoders,
 ) -> Difference:
-    from reclass_plex.audio import audio_digest
-    from reclass_plex.tags import read_tags
-
     path, stamp = track.path, (status.st_size, status.st_mtime_ns)
     entries = [one for one in store.changes(track_ids=[track.id]) if one.track_id == track.id]
     with open_regular(path) as file:
@@ -115,9 +118,9 @@ def _compare(
         for entry in taken:
             store.finish_undo(entry.id, path, *stamp)
         return Difference(path, "taken back", "was taken back since the backup")
-    if audio_digest(path) != track.digest:
+    tags, digest = apart.examine(path, options)  # it may be anything
+    if digest != track.digest:
         return Difference(path, "other", "another recording is there now")
-    tags = read_tags(path, options)
     if tags.genres == track.genres:
         _note_stamp(store, track, stamp)
         return Difference(path, "edited", "other tags than its genre were edited")

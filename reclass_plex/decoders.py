@@ -158,6 +158,11 @@ class Decoders:
         found: str = self._ask("digest", path, None)
         return found
 
+    def seconds(self, path: Path) -> float:
+        """Return how long a track is. Raises as `examine` does."""
+        found: float = self._ask("seconds", path, None)
+        return found
+
     def decode(self, path: Path, excerpt: Excerpt) -> Waveform:
         """Decode as `audio.decode_excerpt` does. Raises FileError as that and `examine` do."""
         found: Waveform = self._ask("decode", path, excerpt)

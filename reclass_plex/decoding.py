@@ -71,6 +71,13 @@ def digest_file(path: Path, _: None) -> str:
     return audio_digest(path)
 
 
+def file_seconds(path: Path, _: None) -> float:
+    """Return how long a track is, as `audio.audio_seconds` does."""
+    from reclass_plex.audio import audio_seconds
+
+    return audio_seconds(path)
+
+
 def decode_file(path: Path, excerpt: Excerpt) -> Waveform:
     """Decode as `audio.decode_excerpt` does."""
     from reclass_plex.audio import decode_excerpt
@@ -81,6 +88,7 @@ def decode_file(path: Path, excerpt: Excerpt) -> Waveform:
 _FUNCTIONS: dict[str, Callable[[Path, Any], object]] = {
     "examine": examine_file,
     "digest": digest_file,
+    "seconds": file_seconds,
     "decode": decode_file,
 }
 

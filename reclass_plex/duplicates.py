@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.errors import FileError
 from reclass_plex.fingerprint import Fingerprint, differing_bits, take_fingerprint
 from reclass_plex.heard import HeardRecording
@@ -60,29 +61,32 @@ def find_duplicates(
     music: SimilarMusic,
     least: float = LEAST,
     *,
+    limits: Limits | None = None,
     progress: Callable[[int], object] = lambda compared: None,
 ) -> tuple[Duplicates, ...]:
     """Return the groups of files that hold the same recording, among those that are there now.
 
-    A file that cannot be read is left out. `progress` hears of pairs that were compared.
+    A file that cannot be read within `limits` is left out. `progress` hears of pairs that were
+    compared.
     """
     several = music.with_several_files()
     pairs = music.pairs(least)
     ids = {key for one, other, _ in pairs for key in (one, other)} | set(several)
     recordings = {key: one for key, one in music.describe(ids).items() if _files(one)}
-    listener = _Listener(recordings)
     groups = _Groups()
     bits: dict[int, float] = defaultdict(float)
     for key in several:
         groups.add(key)
-    for one, other, _ in pairs:
-        progress(1)
-        if one not in recordings or other not in recordings or groups.joined(one, other):
-            continue
-        share = listener.differing_bits(one, other)
-        if share <= MOST_BITS:
-            most = max(share, bits[groups.add(one)], bits[groups.add(other)])
-            bits[groups.join(one, other)] = most
+    with Decoders(1, limits) as apart:
+        listener = _Listener(recordings, apart)
+        for one, other, _ in pairs:
+            progress(1)
+            if one not in recordings or other not in recordings or groups.joined(one, other):
+                continue
+            share = listener.differing_bits(one, other)
+            if share <= MOST_BITS:
+                most = max(share, bits[groups.add(one)], bits[groups.add(other)])
+                bits[groups.join(one, other)] = most
     found = []
     for root, members in groups.all().items():
         files = [
@@ -99,8 +103,9 @@ def find_duplicates(
 class _Listener:
     """Compares recordings by length and fingerprint, each of which it takes once."""
 
-    def __init__(self, recordings: dict[int, HeardRecording]) -> None:
+    def __init__(self, recordings: dict[int, HeardRecording], apart: Decoders) -> None:
         self._recordings = recordings
+        self._apart = apart
         self._seconds: dict[int, float | None] = {}
         self._prints: OrderedDict[int, Fingerprint | None] = OrderedDict()
 
@@ -119,26 +124,22 @@ class _Listener:
         return self._seconds.get(key)
 
     def _length(self, key: int) -> float | None:
-        from reclass_plex.audio import audio_seconds
-
         if key not in self._seconds:
             try:
-                self._seconds[key] = audio_seconds(_files(self._recordings[key])[0][0])
+                self._seconds[key] = self._apart.seconds(_files(self._recordings[key])[0][0])
             except (FileError, IndexError) as error:
                 log.info("not compared: %s", error)
                 self._seconds[key] = None
         return self._seconds[key]
 
     def _fingerprint(self, key: int) -> Fingerprint | None:
-        from reclass_plex.audio import decode_excerpt
-
         if key in self._prints:
             self._prints.move_to_end(key)
             return self._prints[key]
         taken = None
         try:
             path = _files(self._recordings[key])[0][0]
-            taken = take_fingerprint(decode_excerpt(path, EXCERPT))
+            taken = take_fingerprint(self._apart.decode(path, EXCERPT))
         except (FileError, IndexError) as error:
             log.info("not compared: %s", error)
         self._prints[key] = taken

@@ -26,6 +26,7 @@ from reclass_plex.store import Store
 DEMO = Path(__file__).parent.parent / "demo"
 CITY, ROCK, PIXEL = "HSR - City.ogg", "HSR - Rock.mp3", "Muldjord - Mutilated Mime.mp3"
 EXCERPT = Excerpt(30.0)
+SITE = Path(__file__).parent / "hostile_site"  # names that make their reader fall
 
 
 def encoded(source: Path, target: Path, muxer: str, encoder: str, *, cut: float = 0.0) -> Path:
@@ -74,6 +75,21 @@ def test_formats_cuts_and_copies_are_found(store: Store, music: Path) -> None:
     assert [file.seconds for file in city.files] == pytest.approx([25, 24.6, 25.1], abs=0.1)
     assert city.files[2].bytes == (music / "city.mp3").stat().st_size
     assert sum(compared) >= 3
+
+
+def test_one_that_brings_its_reader_down_is_left_out(
+    store: Store, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{SITE}{os.pathsep}{SITE.parent.parent}")
+    (known,) = store.known_files([music / "city.mp3"], "")
+    crash = (music / "city.mp3").rename(music / "crash.mp3")
+    try:
+        store.save_track(crash, known.size, known.mtime_ns, digest=known.digest)
+        groups = find_duplicates(SimilarMusic.open(store))
+    finally:
+        crash.rename(music / "city.mp3")
+    names = [[file.path.name for file in group.files] for group in groups]
+    assert names == [[CITY, "city.flac"], [ROCK, "rock again.m4a", "rock.m4a"]]
 
 
 def test_what_is_gone_or_damaged_is_no_duplicate(store: Store, music: Path) -> None:
