@@ -74,6 +74,12 @@ def pool_votes(votes: Sequence[Probabilities], weights: Sequence[float]) -> Prob
     return _softmax(np.sum(logs, axis=0))
 
 
+def share_out(vote: Probabilities, theirs: Probabilities) -> Probabilities:
+    """Return (k + f,): `theirs` (f,) as they are, and what they leave of one shared by `vote`."""
+    wide: Probabilities = np.concatenate([vote * max(0.0, 1 - theirs.sum()), theirs])
+    return wide
+
+
 def _softmax(logits: npt.NDArray[np.float64]) -> Probabilities:
     odds = np.exp(logits - logits.max())
     probabilities: Probabilities = odds / odds.sum()

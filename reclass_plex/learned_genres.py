@@ -104,6 +104,8 @@ def widen_vote(
     """
     import torch
 
+    from reclass_plex.evidence import share_out
+
     head = learned.load()
     if listening.msd is None:
         listening.musicnn(ENCODER, WINDOWS)
@@ -111,16 +113,6 @@ def widen_vote(
     heard = head.predict(torch.from_numpy(vector)[None])[0].double().numpy()
     columns = [head.card.genres.index(name) for name in further]
     return share_out(vote, heard[columns])
-
-
-def share_out(
-    vote: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Return (k + f,): `theirs` (f,) as they are, and what they leave of one shared by `vote`."""
-    import numpy as np
-
-    wide: npt.NDArray[np.float64] = np.concatenate([vote * max(0.0, 1 - theirs.sum()), theirs])
-    return wide
 
 
 @functools.lru_cache(maxsize=4)

@@ -98,7 +98,7 @@ def _line(path: Path, folder: Path | None) -> str | None:
         return None
     if text.splitlines() != [text] or "\0" in text:  # also U+2028 and others that some readers see
         return None
-    if text[0] in "#" or text[0].isspace():  # a comment, or a name that readers trim
+    if text[0] == "#" or text[0].isspace():  # a comment, or a name that readers trim
         text = f"./{text}"
     return text
 

@@ -45,11 +45,6 @@ def address_key(url: str) -> str:
     return hashlib.blake2b(url.encode(), digest_size=4).hexdigest()
 
 
-def check_addresses(urls: Sequence[str]) -> list[str]:
-    """Return the name of each destination. Raises ConfigError for what is no address."""
-    return [_open(url, number)[0] for number, url in enumerate(urls, 1)]
-
-
 def send(urls: Sequence[str], title: str, body: str) -> list[Delivery]:
     """Send a message in plain text to each address; never raises for one that does not take it."""
     return [_send_one(url, number, title, body) for number, url in enumerate(urls, 1)]

@@ -41,16 +41,11 @@ def network_mounts(root: Path, mountinfo: str | None = None) -> list[str]:
     `mountinfo` is the text of /proc/self/mountinfo (proc_pid_mountinfo(5)).
     """
     real = os.path.realpath(root)
-    above, below = ("", ""), {}
-    for point, kind in _mounted(mountinfo):
-        if _is_in(real, point):
-            if len(point) >= len(above[0]):  # of several at one point the last one counts
-                above = (point, kind)
-        elif _is_in(point, real):
-            below[point] = kind
+    mounted = _mounted(mountinfo)
+    below = {point: kind for point, kind in mounted if point != real and _is_in(point, real)}
     return [
         f"{printable(point)} ({kind})"
-        for point, kind in (above, *below.items())
+        for point, kind in (_mount_of(real, mounted), *below.items())
         if kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
     ]
 
@@ -91,6 +86,15 @@ def _mounted(mountinfo: str | None) -> list[tuple[str, str]]:
     return found
 
 
+def _mount_of(path: str, mounted: list[tuple[str, str]]) -> tuple[str, str]:
+    """Return the mount point that a path is on, and its type; of several at one point the last."""
+    above = ("", "")
+    for point, kind in mounted:
+        if _is_in(path, point) and len(point) >= len(above[0]):
+            above = (point, kind)
+    return above
+
+
 def _unescape(text: str) -> str:
     """Return a path of these tables as it is: blanks and the like come as \\040."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), text)
@@ -102,9 +106,4 @@ def _is_in(path: str, folder: str) -> bool:
 
 def is_foreign(folder: Path, mountinfo: str | None = None) -> bool:
     """Tell whether the file system that `folder` is on takes only the names that Windows takes."""
-    real = os.path.realpath(folder)
-    above = ("", "")
-    for point, kind in _mounted(mountinfo):
-        if _is_in(real, point) and len(point) >= len(above[0]):
-            above = (point, kind)
-    return above[1] in _FOREIGN
+    return _mount_of(os.path.realpath(folder), _mounted(mountinfo))[1] in _FOREIGN

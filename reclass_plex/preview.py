@@ -247,14 +247,13 @@ def _page(store: Store, models: str, last: tuple[str | None, int]) -> Sequence[s
         *(tracks.c.id, sa.type_coerce(tracks.c.path, sa.LargeBinary).label("raw"), tracks.c.digest),
         *(tracks.c.genres, tracks.c.album, tracks.c.written, tracks.c.added, tracks.c.undone),
         *(tracks.c.moods, tracks.c.moods_written),
+        *(verdicts.c.taxonomy, verdicts.c.genres.label("heard"), verdicts.c.unsure),
+        *(verdicts.c.moods.label("heard_moods"), verdicts.c.styles),
     )
-    by = verdicts.alias("by")  # these models
-    query = sa.select(
-        *columns, by.c.taxonomy, by.c.genres.label("heard"), by.c.unsure,
-        by.c.moods.label("heard_moods"), by.c.styles,
-    ).select_from(
-        tracks.outerjoin(by, sa.and_(by.c.digest == tracks.c.digest, by.c.models == models))
-    )  # fmt: skip
+    same_audio = verdicts.c.digest == tracks.c.digest
+    query = sa.select(*columns).select_from(
+        tracks.outerjoin(verdicts, sa.and_(same_audio, verdicts.c.models == models))
+    )
     if album is None:
         query = query.where(tracks.c.album.is_(None), tracks.c.id > track_id)
     else:
@@ -265,14 +264,11 @@ def _page(store: Store, models: str, last: tuple[str | None, int]) -> Sequence[s
         missing = [row.id for row in rows if row.heard is None and row.digest is not None]
         if not missing:
             return rows
-        newest = sa.select(
-            *columns, by.c.taxonomy, by.c.genres.label("heard"), by.c.unsure,
-            by.c.moods.label("heard_moods"), by.c.styles,
-        ).select_from(
+        newest = sa.select(*columns).select_from(
             tracks.join(listing, listing.c.track_id == tracks.c.id).join(
-                by, sa.and_(by.c.digest == tracks.c.digest, by.c.models == listing.c.models)
+                verdicts, sa.and_(same_audio, verdicts.c.models == listing.c.models)
             )
-        )  # fmt: skip
+        )
         others: dict[int, sa.Row[Any]] = {}
         for start in range(0, len(missing), 500):
             chunk = missing[start : start + 500]

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from reclass_plex.evidence import share_out
 from reclass_plex.fetched import ALL_THERE_IS
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from reclass_plex.encoders.clap import Clap
     from reclass_plex.listening import Listening
 
@@ -38,6 +39,4 @@ def widen_vote(
         clap: Clap = heard.encoder  # type: ignore[assignment]
         audio = heard.states[:, 0].mean(0, keepdim=True)
         scores = clap.score_texts(audio, [*genres, *further])[0].double().cpu().numpy()
-    theirs = scores[len(genres) :]
-    wide: npt.NDArray[np.float64] = np.concatenate([vote * (1 - theirs.sum()), theirs])
-    return wide
+    return share_out(vote, scores[len(genres) :])

@@ -25,9 +25,10 @@ from reclass_plex.costs import measure_costs, patient
 from reclass_plex.decided import Decisions, Word
 from reclass_plex.ensemble import LEARNED_STAGE, Ensemble
 from reclass_plex.errors import ConfigError, FileError, ModelError, NoSpace
+from reclass_plex.evidence import share_out
 from reclass_plex.genres import DEFAULT
 from reclass_plex.heads import Head
-from reclass_plex.learned_genres import FOLDER, OTHER, find_learned, share_out
+from reclass_plex.learned_genres import FOLDER, OTHER, find_learned
 from reclass_plex.records import Embedding, GenreScore, Verdict
 from reclass_plex.store import Store
 from reclass_plex.training import learn_examples
