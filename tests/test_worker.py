@@ -282,7 +282,7 @@ def test_a_poisonous_file_fails_by_its_name_and_its_album_is_done(
     names = ("a", "circle", "crash", "greedy", "z")
     tracks = {name: Path(shutil.copy(SURE, music / f"{name}.ogg")) for name in names}
     jobs = put(store, *tracks.values())
-    with Decoders(1, Limits(seconds=1.0, memory=512 << 20)) as decoders:
+    with Decoders(1, Limits(seconds=1.0, memory=256 << 20)) as decoders:
         worker = make_worker(store, examine=decoders.examine, decode=decoders.decode)
         assert worker.step(time.time())
         assert not worker.step(time.time())  # nothing is tried for ever
