@@ -19,7 +19,6 @@ from reclass_plex.jobs import IN_LINE, Jobs
 
 if TYPE_CHECKING:
     from reclass_plex.config import Config
-    from reclass_plex.files import FoundFile
 
 SAMPLES = 16  # files that a machine must see before it is used, of as many folders
 SAMPLED = 1000  # jobs that they are chosen from
@@ -36,7 +35,7 @@ def work_on_cluster(config: Config, address: str, *, as_json: bool) -> bool:
     from reclass_plex.store import Store
     from reclass_plex.store_guard import hold_daemon_lock
     from reclass_plex.sync import Wanted
-    from reclass_plex.worker import BATCH, Worker
+    from reclass_plex.worker import Worker
 
     ensemble = Ensemble.from_config(config)
     for note in ensemble.notes:
@@ -53,17 +52,16 @@ def work_on_cluster(config: Config, address: str, *, as_json: bool) -> bool:
             console.stopping_politely() as should_stop,
             console.showing_progress(total, "tagging") as advance,
         ):
-            places = cluster.places
             console.say(f"heard by {', '.join(cluster.machines)}", to=console.err)
             since = time.time()
             worker = Worker(
                 store,
                 config,
                 ensemble,
-                threads=places,
+                threads=cluster.places,
                 hear=cluster.hear,
                 examine=cluster.examine,
-                batch=max(BATCH, BATCH_A_PLACE * places),
+                batch=_batch(cluster.places),
                 command="reclassify --cluster",
                 wanted=Wanted(store) if config.plex.url else None,
                 should_stop=should_stop,
@@ -71,7 +69,7 @@ def work_on_cluster(config: Config, address: str, *, as_json: bool) -> bool:
             )
             try:
                 while not should_stop() and worker.step(time.time()):
-                    cluster.look_for_machines()
+                    worker.resize(cluster.places, _batch(cluster.places))
             finally:
                 worker.close()
             stopped = should_stop()
@@ -101,17 +99,15 @@ def refuse_daemon(config: Config) -> None:
         )
 
 
-def _samples(jobs: Jobs) -> list[FoundFile]:
-    """Return files in line, of many folders."""
-    from reclass_plex.files import FoundFile
+def _batch(places: int) -> int:
+    from reclass_plex.worker import BATCH
 
-    found: dict[Path, FoundFile] = {}
+    return max(BATCH, BATCH_A_PLACE * places)
+
+
+def _samples(jobs: Jobs) -> list[Path]:
+    """Return files in line, of many folders."""
+    found: dict[Path, Path] = {}
     for job in jobs.list_jobs(*IN_LINE, limit=SAMPLED):
-        if len(found) == SAMPLES:
-            break
-        try:
-            status = job.path.stat()
-        except OSError:
-            continue
-        found.setdefault(job.path.parent, FoundFile(job.path, status.st_size, status.st_mtime_ns))
-    return list(found.values())
+        found.setdefault(job.path.parent, job.path)
+    return list(found.values())[:SAMPLES]

@@ -17,17 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from reclass_plex.cluster_node import (
     ONE_THREAD,
@@ -37,21 +34,22 @@ from reclass_plex.cluster_node import (
     code_digest,
     version,
 )
+from reclass_plex.cluster_ray import connect, import_ray, last_line
 from reclass_plex.config import Config, TagOptions
-from reclass_plex.errors import ClusterError, ConfigError, FileChanged, RetryLater
+from reclass_plex.errors import ClusterError, FileChanged, RetryLater, printable
 from reclass_plex.files import FoundFile
-from reclass_plex.pipeline import count_cores
 from reclass_plex.records import Embedding, Verdict
 
 if TYPE_CHECKING:
     from reclass_plex.tags import FileTags
 
 START_SECONDS = 180.0  # for a machine to load its models
-KNOCK_SECONDS = 5.0  # for an address to answer at all
+LOOK_SECONDS = 5.0  # between looks for machines that came
 RESTARTS = 3  # of one machine's process, if it dies and the machine lives
 TRIES = 3  # processes that may die over one track before it has to wait
 AHEAD = 1  # tracks that a machine has beside those it hears, so that it need not wait for us
-STORE_BYTES = 80 << 20  # of Ray's memory for objects, where we start it: answers are small
+
+log = logging.getLogger(__name__)
 
 _HEARD_BY = {"ensemble", "models", "worker", "tags"}  # what of the configuration travels
 
@@ -71,7 +69,8 @@ class Cluster:
     """The machines at `address`: ray://HOST:PORT, HOST:PORT, auto, or local (this one alone).
 
     `models` is the fingerprint that all must have, `samples` are files that all must see as they
-    are here, `tell` is told who is not used, and why. Its methods may be called from any thread.
+    are here, as long as they are, `tell` is told who is not used, and why. Its methods may be
+    called from any thread.
     """
 
     def __init__(
@@ -79,11 +78,11 @@ class Cluster:
         address: str,
         config: Config,
         models: str,
-        samples: Sequence[FoundFile],
+        samples: Sequence[Path],
         tell: Callable[[str], object],
     ) -> None:
         """Connect, and let the machines load. Raises ConfigError, ClusterError."""
-        self._ray = _import_ray()
+        self._ray = import_ray()
         self._order = config.model_dump_json(include=_HEARD_BY)
         self._device = config.worker.device
         self._models = models
@@ -93,14 +92,17 @@ class Cluster:
         self._changed = threading.Condition()
         self._seats: list[_Seat] = []
         self._known: set[str] = set()  # nodes that were looked at
-        self._reviving = 0
+        self._coming = 0  # those that start and may soon have places
         self._deaths: Counter[str] = Counter()  # of processes, by node
         self.heard: Counter[str] = Counter()  # tracks, by machine
-        _connect(self._ray, address)
+        self._closing = threading.Event()
+        self._looking = threading.Thread(target=self._keep_looking, name="machines", daemon=True)
+        connect(self._ray, address)
         try:
-            self.look_for_machines()
+            self._look_for_machines()
             if not self._seats:
                 raise ClusterError(f"{address}: no machine of the cluster can be used")
+            self._looking.start()
         except BaseException:
             self.close()
             raise
@@ -128,13 +130,6 @@ class Cluster:
         with self._changed:
             return sorted({seat.name for seat in self._seats})
 
-    def look_for_machines(self) -> None:
-        """Begin to use those that came; returns when they have loaded."""
-        fresh = [node for node in self._alive() if node["NodeID"] not in self._known]
-        self._known |= {node["NodeID"] for node in fresh}
-        seats = [seat for node in fresh for seat in self._make_seats(node)]
-        self._admit(seats)
-
     def examine(self, path: Path, options: TagOptions) -> tuple[FileTags, str]:
         """Return what a file says of itself, and its audio digest. Raises FileError.
 
@@ -150,7 +145,39 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster: the processes that were started there end."""
+        self._closing.set()
+        if self._looking.ident is not None:
+            self._looking.join()
         self._ray.shutdown()
+
+    def _keep_looking(self) -> None:
+        """Begin to use machines that come meanwhile; the others hear as they load."""
+        while not self._closing.wait(LOOK_SECONDS):
+            try:
+                self._look_for_machines()
+            except Exception:  # who asks for a track is told why, and this may pass
+                log.debug("cannot look for machines", exc_info=True)
+
+    def _look_for_machines(self) -> None:
+        """Begin to use those that came; returns when they have loaded."""
+        fresh = [node for node in self._alive() if node["NodeID"] not in self._known]
+        if not fresh:
+            return
+        self._known |= {node["NodeID"] for node in fresh}
+        with self._starting():
+            self._admit([seat for node in fresh for seat in self._make_seats(node)])
+
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[None]:
+        """Let those who want a place wait, though there may be none now."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify_all()
 
     def _ask(self, what: str, path: Path) -> Any:  # noqa: ANN401 - as the node's methods
         deaths = 0
@@ -179,7 +206,7 @@ class Cluster:
         """Hold a place at the machine that has most of its places free."""
         with self._changed:
             while not (free := [seat for seat in self._seats if seat.busy < seat.places]):
-                if not self._seats and not self._reviving:
+                if not self._seats and not self._coming:
                     raise ClusterError(
                         "no machine of the cluster is left: what was not done stays in line;"
                         " give the command again when there are some"
@@ -196,26 +223,20 @@ class Cluster:
 
     def _lost(self, seat: _Seat, why: str) -> bool:
         """Do without a process; start another where its machine lives. Return whether it does."""
-        with self._changed:
-            if seat not in self._seats:
-                return True  # another thread saw it first
-            self._seats.remove(seat)
-            self._reviving += 1
-            self._deaths[seat.node_id] += 1
-        try:
-            self._tell(f"{seat.name}: {why}")
-            with contextlib.suppress(Exception):  # it may be dead
-                self._ray.kill(seat.actor)
-            node = next((n for n in self._alive() if n["NodeID"] == seat.node_id), None)
-            if node is None or self._deaths[seat.node_id] > RESTARTS:
-                return node is not None
-            again = self._make_seats(node)[:1]  # that of the GPU which is free now
-            self._admit(again)
-            return True
-        finally:
+        with self._starting():
             with self._changed:
-                self._reviving -= 1
-                self._changed.notify_all()
+                first = seat in self._seats  # no other thread saw it yet
+                if first:
+                    self._seats.remove(seat)
+                    self._deaths[seat.node_id] += 1
+            if first:
+                self._tell(f"{seat.name}: {why}")
+                with contextlib.suppress(Exception):  # it may be dead
+                    self._ray.kill(seat.actor)
+            node = next((n for n in self._alive() if n["NodeID"] == seat.node_id), None)
+            if first and node is not None and self._deaths[seat.node_id] <= RESTARTS:
+                self._admit(self._make_seats(node)[:1])  # that of the GPU which is free now
+            return node is not None
 
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
@@ -250,16 +271,21 @@ class Cluster:
 
     def _admit(self, seats: Sequence[_Seat]) -> None:
         """Use those that see the files and hear as we do; say who does not, and why."""
-        asked = [(seat, seat.actor.introduce.remote(self._samples)) for seat in seats]
+        before = _stamps(self._samples)
+        asked = [(seat, seat.actor.introduce.remote(list(before))) for seat in seats]
         until = time.monotonic() + START_SECONDS
         for seat, reference in asked:
+            why: str | None = f"did not start in {START_SECONDS:.0f} s: its cores may be taken"
             try:
-                said = self._ray.get(reference, timeout=max(0.1, until - time.monotonic()))
-                why = self._why_not(said)
-            except self._ray.exceptions.GetTimeoutError:
-                why = f"did not start in {START_SECONDS:.0f} s: its cores may be taken"
+                while not (ready := self._ray.wait([reference], timeout=1)[0]):
+                    if self._closing.is_set():
+                        return
+                    if time.monotonic() > until:
+                        break
+                if ready:
+                    why = self._why_not(self._ray.get(reference), before)
             except self._ray.exceptions.RayError as error:
-                why = f"cannot start: {_last_line(error)}"
+                why = f"cannot start: {last_line(error)}"
             if why is None:
                 with self._changed:
                     self._seats.append(seat)
@@ -269,7 +295,7 @@ class Cluster:
                 with contextlib.suppress(Exception):  # it may never have lived
                     self._ray.kill(seat.actor)
 
-    def _why_not(self, said: Introduction) -> str | None:
+    def _why_not(self, said: Introduction, before: Mapping[Path, FoundFile]) -> str | None:
         if said.version != version():
             return f"it has reclass-plex {said.version}, and here is {version()}"
         if said.code != self._code:
@@ -277,52 +303,11 @@ class Cluster:
         if said.models != self._models:
             notes = "".join(f"; {note}" for note in said.notes)
             return f"its models or its version are others ({said.models}){notes}"
-        return said.unseen
-
-
-def _import_ray() -> Any:  # noqa: ANN401 - it is an extra
-    # Where we start it, or ask it: it shall not report to anybody.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise ConfigError(
-            f"--cluster needs Ray ({error}): pip install 'reclass-plex[cluster]'"
-        ) from error
-    return ray
-
-
-def _connect(ray: Any, address: str) -> None:  # noqa: ANN401 - see _import_ray
-    options: dict[str, Any] = {"namespace": "reclass-plex"}
-    if not address.startswith("ray://"):
-        options |= {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options |= {"num_cpus": count_cores(), "include_dashboard": False}
-        options |= {"object_store_memory": STORE_BYTES}
-    elif address != "auto":
-        _knock(address)
-    try:
-        ray.init(address, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"{address}: Ray cannot be reached: {_last_line(error)}") from error
-
-
-def _knock(address: str) -> None:
-    """Raise unless something listens there: Ray itself would try for minutes."""
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or not port or parts.scheme not in ("", "ray"):
-        raise ConfigError(f"--cluster {address}: must be ray://HOST:PORT, HOST:PORT, auto or local")
-    try:
-        socket.create_connection((host, port), KNOCK_SECONDS).close()
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise ClusterError(f"{address}: no Ray answers there: {why}") from error
+        after = _stamps(before)  # they are tagged one after another, as long as we work
+        for path, seen in zip(before, said.samples, strict=True):
+            if path in after and seen not in (before[path], after[path]):
+                return seen if isinstance(seen, str) else f"{printable(path)} is another file there"
+        return None
 
 
 def _stamp(path: Path) -> FoundFile:
@@ -333,8 +318,10 @@ def _stamp(path: Path) -> FoundFile:
     return FoundFile(path, status.st_size, status.st_mtime_ns)
 
 
-def _last_line(error: BaseException) -> str:
-    """Return the line that says what is wrong: Ray's texts are long, and end with it."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[-1] if lines else type(cause).__name__
+def _stamps(paths: Iterable[Path]) -> dict[Path, FoundFile]:
+    """Return those that are there."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(FileChanged):
+            found[path] = _stamp(path)
+    return found

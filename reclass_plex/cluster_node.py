@@ -13,26 +13,25 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reclass_plex.errors import DeviceError, FileChanged, FileError, ModelError, printable
+from reclass_plex.files import FoundFile
 
-if TYPE_CHECKING:
-    from reclass_plex.files import FoundFile
-
+NOT_THE_SAME = "is not the same on {} (size or time): is it being written?"
 # Each track is heard on one core, whatever the number of cores: sums are then the same everywhere.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
 class Introduction:
-    """What a machine says of itself. `unseen`: why it cannot be given files, None if it can."""
+    """What a machine says of itself, and of samples: what each is there, or why it is not seen."""
 
     version: str
     code: str
     models: str
     notes: tuple[str, ...]
-    unseen: str | None
+    samples: tuple[FoundFile | str, ...]
 
 
 @dataclass(frozen=True)
@@ -91,15 +90,10 @@ class Node:
         self._code = code_digest()
         self._decoders = Decoders(config.worker.decoders or threads, Limits.of(config.worker))
 
-    def introduce(self, samples: Sequence[FoundFile]) -> Introduction:
-        """Say what is here, and whether `samples` are here as they are at the writer's."""
-        unseen = None
-        for sample in samples:
-            answer = _look(sample)
-            if answer is not None:
-                unseen = answer.unfit or str(answer.error)
-                break
-        return Introduction(version(), self._code, self._models, self._ensemble.notes, unseen)
+    def introduce(self, paths: Sequence[Path]) -> Introduction:
+        """Say what is here, and what these files are here."""
+        samples = tuple(map(_find, paths))
+        return Introduction(version(), self._code, self._models, self._ensemble.notes, samples)
 
     def examine(self, file: FoundFile) -> Answer:
         """Read a file's tags and audio digest, as `decoding.examine_file` does."""
@@ -131,12 +125,18 @@ class Node:
 
 def _look(file: FoundFile) -> Answer | None:
     """Return None if the file is here as the writer sees it."""
-    try:
-        status = os.stat(file.path)  # noqa: PTH116 - its errors are wanted
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        return Answer(unfit=f"does not see {printable(file.path)}: {why}")
-    if (status.st_size, status.st_mtime_ns) == (file.size, file.mtime_ns):
+    found = _find(file.path)
+    if isinstance(found, str):
+        return Answer(unfit=found)
+    if found == file:
         return None
-    text = f"is not the same on {platform.node()} (size or time): is it being written?"
-    return Answer(error=FileChanged(file.path, text))
+    return Answer(error=FileChanged(file.path, NOT_THE_SAME.format(platform.node())))
+
+
+def _find(path: Path) -> FoundFile | str:
+    """Return what a file is here, or why it is not seen."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"does not see {printable(path)}: {(error.strerror or str(error)).lower()}"
+    return FoundFile(path, status.st_size, status.st_mtime_ns)

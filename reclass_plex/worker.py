@@ -125,6 +125,11 @@ class Worker:
             self._give_back(waiting.values())
         return True
 
+    def resize(self, threads: int, batch: int) -> None:
+        """Let the next batches have other sizes: those who hear came or went."""
+        self._threads = max(1, threads)
+        self._batch = batch
+
     def close(self) -> None:
         """Close the run."""
         self._end_run()

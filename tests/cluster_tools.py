@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -46,10 +47,11 @@ def make_site(folder: Path, tracks: int, seconds: float = 20) -> Site:
     return site
 
 
-def copy_site(site: Site, folder: Path) -> Site:
+def copy_site(site: Site, folder: Path, albums: int = 1000) -> Site:
     """Return another one with the same music: Ogg's serial numbers are random, if made twice."""
     copy = Site(folder)
-    shutil.copytree(site.music, copy.music)
+    for album in sorted(site.music.iterdir())[:albums]:
+        shutil.copytree(album, copy.music / album.name)
     copy.configure(watch={"settle_seconds": 0.1})
     return copy
 
@@ -119,11 +121,11 @@ class Ended:
         return sum(self.counts["heard"].values())
 
 
-def outcome(site: Site) -> dict[str, Any]:
+def outcome(site: Site) -> dict[str, tuple[Any, ...]]:
     """Everything that the store says of each track, without times, and each file's bytes."""
     ensemble = Ensemble.from_config(load_config(site.config))
-    said: dict[str, Any] = {}
-    with Store.open(site.store) as store:
+    said: dict[str, tuple[Any, ...]] = {}
+    with Store.open(site.store) as store, closing(sqlite3.connect(site.store)) as connection:
         jobs = Jobs(store)
         for path in sorted(site.music.rglob("*.*")):
             known = store.find_track(path, ensemble.fingerprint)
@@ -131,14 +133,17 @@ def outcome(site: Site) -> dict[str, Any]:
             assert known is not None
             assert known.verdict is not None
             assert job is not None
-            name = str(path.relative_to(site.music))
-            said[name] = (timeless(known.verdict), job.state, known.written, path.read_bytes())
-    with closing(sqlite3.connect(site.store)) as connection:
-        # Each file was written once.
-        changes = connection.execute("SELECT state, count(*) FROM journal GROUP BY track_id")
-        said["changes"] = changes.fetchall()
-        rows = connection.execute("SELECT digest, encoder, vector FROM embeddings").fetchall()
-        said["embeddings"] = {(digest, encoder): vector for digest, encoder, vector in rows}
+            changes = connection.execute(  # an abandoned one did not touch the file
+                "SELECT state FROM journal WHERE path = ? AND state != 'abandoned'",
+                [os.fsencode(path)],
+            ).fetchall()
+            heard = connection.execute(
+                "SELECT encoder, vector FROM embeddings WHERE digest = ?", [known.digest]
+            ).fetchall()
+            said[str(path.relative_to(site.music))] = (
+                *(timeless(known.verdict), job.state, known.written, path.read_bytes()),
+                *(changes, heard),
+            )
     return said
 
 

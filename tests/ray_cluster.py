@@ -59,6 +59,7 @@ def ray_environment(token: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": token,
         # As on macOS: Ray then keeps to 127.0.0.1, whatever addresses there are.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_raylet_start_wait_time_s": f"{PATIENCE:.0f}",
         "OMP_NUM_THREADS": "1",
     }
 
@@ -75,6 +76,10 @@ class Node:
         self.name = name
         self._process = process
         self._seen: set[psutil.Process] = set()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def processes(self) -> set[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -134,8 +139,10 @@ class RayCluster:
     ) -> Node:
         """Start a node; `inside` is what it is started with (a sandbox), `path` its own code.
 
-        See `wait_for`.
+        See `wait_for`. It is started when the one before is there: at once they would take the
+        same sockets.
         """
+        self.wait_for(*(node for node in self._nodes[-1:] if not node.ended()))
         return self._start(name, {"gcs_address": self.address, "num_cpus": cpus}, inside, path)
 
     def _start(

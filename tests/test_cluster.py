@@ -76,8 +76,8 @@ def test_a_node_hears_as_one_machine_does_and_says_what_it_does_not_see(
     ensemble = Ensemble.from_config(config)
     node = Node(config.model_dump_json(), 1)
     try:
-        said = node.introduce([found(track)])
-        assert (said.models, said.unseen) == (ensemble.fingerprint, None)
+        said = node.introduce([track])
+        assert (said.models, said.samples) == (ensemble.fingerprint, (found(track),))
         assert said.code == code_digest()
         answer = node.hear(found(track))
         verdict, embeddings = pipeline.classify_file(track, ensemble)
@@ -88,7 +88,7 @@ def test_a_node_hears_as_one_machine_does_and_says_what_it_does_not_see(
         assert getattr(node.examine(found(broken)).error, "kind", None) == "tags-unsupported"
         elsewhere = replace(found(track), path=tmp_path / "only here" / "a.ogg")
         assert "does not see" in str(node.hear(elsewhere).unfit)
-        assert "no such file" in str(node.introduce([elsewhere]).unseen)
+        assert "no such file" in str(node.introduce([elsewhere.path]).samples[0])
         other = replace(found(track), mtime_ns=1)
         assert isinstance(node.examine(other).error, FileChanged)
     finally:
