@@ -162,16 +162,13 @@ def _look(run: Extraction, as_json: bool) -> None:
     """Draw the overview of a finished set, and print its figures."""
     from reclass_plex.training.extraction import read_table
     from reclass_plex.training.overview import NAME, draw_overview, summarise_table
-    from reclass_plex.training.table import LONG_ROW
 
     table = read_table(run.folder)
-    if table.dims >= LONG_ROW:
-        console.say(
-            f"{run.features.name}: no overview, as a row is no vector but a whole window",
-            to=console.err,
-        )
+    try:
+        seen = summarise_table(table)
+    except ConfigError as error:  # the other sets may have one
+        console.say(str(error), to=console.err)
         return
-    seen = summarise_table(table)
     draw_overview(table, run.folder / NAME)
     if as_json:
         console.print_json({"features": run.features.name, "overview": asdict(seen)})

@@ -60,7 +60,7 @@ from reclass_plex.training.extraction_workers import (
     compute,
 )
 from reclass_plex.training.overview import draw_overview, summarise_table
-from reclass_plex.training.table import check_finite
+from reclass_plex.training.table import LONG_ROW, check_finite
 
 MIDDLE = Excerpt(30.0)
 RATE = 22_050
@@ -573,6 +573,9 @@ def test_the_overview_counts_and_draws(
     correlation = np.corrcoef(rows[:, ~flat].T)
     expected = int((np.abs(np.triu(correlation, 1)) >= 0.99).any(0).sum())
     assert seen.redundant == expected >= 1
+    long = replace(table, rows=np.zeros((COUNT, LONG_ROW), np.float32))
+    with pytest.raises(ConfigError, match="no vector but a whole window"):
+        summarise_table(long)  # the products of all pairs of columns would fill gigabytes
     draw_overview(table, tmp_path / "a.svg")
     draw_overview(table, tmp_path / "b.svg")
     drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from reclass_plex.errors import ConfigError
 from reclass_plex.files import naming_errors
-from reclass_plex.training.table import FeatureTable, average_layers, recording_means
+from reclass_plex.training.table import LONG_ROW, FeatureTable, average_layers, recording_means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,12 @@ class Overview:
 
 
 def summarise_table(table: FeatureTable) -> Overview:
-    """Count what a table holds, and look at its features."""
+    """Count what a table holds, and look at its features.
+
+    Raises ConfigError if its rows are whole windows: they are compared pair by pair.
+    """
+    if table.dims >= LONG_ROW:
+        raise ConfigError(f"{table.name}: no overview, as a row is no vector but a whole window")
     names = table.label_names
     if table.multi_label:
         counts = table.labels.sum(0)

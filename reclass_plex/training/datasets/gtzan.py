@@ -124,7 +124,7 @@ def read_gtzan(folder: Path, *, index: Path | None = None, faults: bool = False)
         NAMES,
         tuple(recordings),
         LICENCE,
-        groups_are_artists=index is not None,
+        groups_are_artists=all(recording.key in artists for recording in recordings),
         remarks=() if faults else (remark,),
     )
 
