@@ -232,15 +232,19 @@ class Daemon:
 
     def _mind_models(self) -> None:
         """Let a new worker take up models that were installed, fetched, damaged or removed."""
-        try:
-            ensemble = Ensemble.from_config(self._config)
-            found = (ensemble.fingerprint, ensemble.notes)
-        except ModelError as error:
-            found = ("", (str(error),))
+        found = self._find_models()
         if self._models not in {None, found}:
             log.info("the models are others now")
             self._supervisor.reload(self._config)
         self._models = found
+
+    def _find_models(self) -> tuple[str, tuple[str, ...]]:
+        """Return the models' fingerprint, and what is left out; "" if none can be used, and why."""
+        try:
+            ensemble = Ensemble.from_config(self._config)
+        except ModelError as error:
+            return "", (str(error),)
+        return ensemble.fingerprint, ensemble.notes
 
     def _why_not(self) -> Literal["paused", "quiet"] | None:
         if self._paused:
@@ -471,8 +475,8 @@ class Daemon:
             left_out=self._models_in_use()[1],
             tracks_done=self._count_done(),
             in_hand=self._live.in_hand(),
-            per_minute=self._live.per_minute(time.time()),
-            seconds_left=self._live.seconds_left(time.time(), counts),
+            per_minute=self._live.per_minute(time.monotonic()),
+            seconds_left=self._live.seconds_left(time.monotonic(), counts),
             operations=self.actions.operations.unfinished,
             since=self._started,
             backup=self._newest_backup(),
@@ -488,8 +492,7 @@ class Daemon:
 
         Models that just changed are taken up first.
         """
-        ensemble = Ensemble.from_config(self._config)
-        found = (ensemble.fingerprint, ensemble.notes)
+        found = self._find_models()
         until = time.monotonic() + MODELS_SECONDS
         while self._models != found and time.monotonic() < until and not self._stopping.is_set():
             self._poke()
@@ -517,11 +520,14 @@ class Daemon:
         self._poke()
 
     def reclassify(self, selection: Selection, dry_run: bool) -> ReclassifyResult:
-        """Put tracks in line again, or only count them."""
+        """Put tracks in line again, or only count them. Raises ModelError if none can be heard."""
+        models, left_out = self._models_in_use()
+        if not models:
+            raise ModelError("; ".join(left_out))
         tracks = select_tracks(
             self._store,
             selection,
-            self._models_in_use()[0],
+            models,
             self._plex.library_folders if self._config.plex.url else None,
             self._stopping.is_set,
         )

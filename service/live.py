@@ -33,7 +33,9 @@ class Live:
         self._next_look = 0.0
         self._since = time.time()
         self._seen: dict[tuple[int, State], float] = {}
-        self._ended: deque[tuple[float, int]] = deque()  # when, and how many tracks
+        # By the steady clock, as that of the day may be set: when, and how many tracks ended.
+        self._ended: deque[tuple[float, int]] = deque()
+        self._looked: float | None = None
         self._busy_since: float | None = None
 
     def look(self, clock: float, now: float) -> None:
@@ -50,11 +52,13 @@ class Live:
         self._seen = {key: at for key, at in self._seen.items() if at >= since}
         self._seen |= {(row.id, row.state): row.changed for row in rows}
         first, self._since = self._since, now
+        looked, self._looked = self._looked, clock
         ended = sum(row.state in ENDED and row.changed > first - OVERLAP_SECONDS for row in rows)
         if ended:
-            self._busy_since = self._busy_since or min(first, now)
-            self._ended.append((now, ended))
-        while self._ended and self._ended[0][0] < now - WINDOW_SECONDS:
+            if self._busy_since is None:
+                self._busy_since = clock if looked is None else looked
+            self._ended.append((clock, ended))
+        while self._ended and self._ended[0][0] < clock - WINDOW_SECONDS:
             self._ended.popleft()
         if not self._ended:
             self._busy_since = None
@@ -76,19 +80,19 @@ class Live:
                 },
             )
 
-    def per_minute(self, now: float) -> float | None:
+    def per_minute(self, clock: float) -> float | None:
         """Return how many tracks ended a minute of late; None if that cannot be told yet."""
         ended, since = list(self._ended), self._busy_since
         if not ended or since is None:
             return None
-        seconds = min(now - since, WINDOW_SECONDS)
+        seconds = min(clock - since, WINDOW_SECONDS)
         if seconds < SHORTEST_SECONDS:
             return None
-        return 60.0 * sum(count for at, count in ended if at >= now - WINDOW_SECONDS) / seconds
+        return 60.0 * sum(count for at, count in ended if at >= clock - WINDOW_SECONDS) / seconds
 
-    def seconds_left(self, now: float, counts: dict[State, int]) -> float | None:
+    def seconds_left(self, clock: float, counts: dict[State, int]) -> float | None:
         """Return how long what is in line takes at that rate; None if that cannot be told."""
-        rate = self.per_minute(now)
+        rate = self.per_minute(clock)
         left = sum(counts[state] for state in (*IN_LINE, *HELD))
         return None if not rate else 60.0 * left / rate
 

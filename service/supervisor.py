@@ -167,11 +167,22 @@ class Supervisor:
             self._kill_at = now + STOP_SECONDS
 
     def _look_after(self, now: float) -> None:
-        """Kill a worker whose leases ended: it gives no sign of life any more."""
+        """Kill a worker whose leases ended: it gives no sign of life any more.
+
+        One that has lived for long is well, which may be so for weeks until it ends.
+        """
         self._next_look = now + LOOK_SECONDS
+        if now - self._started >= STEADY_SECONDS:
+            self._was_well()
         if self._process is not None and self._jobs.overdue(time.time()):
             log.error("the worker makes no progress and is killed; its tracks go back in line")
             self._process.kill()
+
+    def _was_well(self) -> None:
+        """What was wrong before is over."""
+        self._pause = FIRST_PAUSE
+        self.deaths = 0
+        self.problem = None
 
     def _ended(self, status: int, now: float) -> None:
         process, self._process = self._process, None
@@ -181,14 +192,10 @@ class Supervisor:
                 with contextlib.suppress(OSError):  # there may be something left to tell it
                     pipe.close()
         self._unreleased = True
-        if now - self._started >= STEADY_SECONDS:
-            self._pause = FIRST_PAUSE
-            self.deaths = 0
+        if now - self._started >= STEADY_SECONDS or status == 0 or asked:
+            self._was_well()
         if status == 0 or asked:
-            self._pause = FIRST_PAUSE
-            self.deaths = 0
             self._gpu_failures = 0
-            self.problem = None
         elif status == os.EX_TEMPFAIL:
             self._gpu_failed(now)
         elif status == os.EX_CONFIG:

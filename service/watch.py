@@ -123,7 +123,10 @@ class Settling:
         self._pending[path] = _Pending(stamp, since, now + self._settle)
 
     def step(self, now: float) -> list[News]:
-        """Return what has come to rest. What changed, or is open for writing, waits again."""
+        """Return what has come to rest. What changed, or is open for writing, waits again.
+
+        Raises what `is_known` does; all that was due then still is.
+        """
         due: dict[Path, _Pending] = {}
         while self._pending:
             path, entry = next(iter(self._pending.items()))
@@ -135,6 +138,15 @@ class Settling:
                 due[path] = entry
             else:
                 self._pending[path] = _Pending(stamp, now, now + self._settle)
+        try:
+            news = self._judge(due, now)
+        except BaseException:
+            self._pending = OrderedDict(due | self._pending)
+            raise
+        return news + self._complete(now)
+
+    def _judge(self, due: dict[Path, _Pending], now: float) -> list[News]:
+        """Return what is gone of what has rested; take up the rest of it."""
         news = [News(path, "gone") for path, entry in due.items() if entry.stamp is None]
         busy = open_for_writing([path for path, entry in due.items() if entry.stamp is not None])
         for path, entry in due.items():
@@ -151,7 +163,7 @@ class Settling:
         for item in news:
             self._passed.pop(item.path, None)
             self._rested.pop(item.path, None)
-        return news + self._complete(now)
+        return news
 
     def _complete(self, now: float) -> list[News]:
         """Return what rests and need not wait any more for others in its folder."""

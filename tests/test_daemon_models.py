@@ -6,17 +6,22 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
 from daemon_tools import Daemon, Site, hang_up, in_line, running, wait_until
 from model_server import ModelServer
 from tiny_ensemble import install_ensemble, make_head, make_stage, publish
 from tiny_models import write_tiny_jmla
 
-from reclass_plex.config import load_config
+from reclass_plex.config import Config, load_config
 from reclass_plex.ensemble import Ensemble
+from reclass_plex.errors import ModelError
+from reclass_plex.jobs import Jobs
 from reclass_plex.models import find_in_catalogue
 from reclass_plex.models.fetch import fetch_model
 from reclass_plex.selection import Selection
 from reclass_plex.store import Store
+from service.daemon import Daemon as InProcess
+from service.supervisor import Supervisor
 
 MUSIC = Path(__file__).parent.parent / "demo" / "HSR - Rock.mp3"
 
@@ -78,3 +83,22 @@ def test_models_that_come_and_go_while_the_daemon_runs(tmp_path: Path) -> None:
         assert daemon.wait_ready().reclassify(older, dry_run=True).count == 0
         assert "the GPU failed" not in site.log_text()
         assert daemon.status().why is None
+
+
+def test_models_that_cannot_be_used_end_no_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what tells the user of them: the dashboard, the command, the notifications."""
+
+    def damaged(config: Config) -> Ensemble:
+        raise ModelError("musicnn/msd.safetensors: is damaged")
+
+    monkeypatch.setattr("service.daemon.Ensemble.from_config", damaged)
+    config = Config()
+    daemon = InProcess(config, None)
+    daemon.stop()  # so that nothing is waited for
+    with Store.open(tmp_path / "store.sqlite") as store:
+        daemon._supervisor = Supervisor(Jobs(store), config, store.path)
+        assert daemon._models_in_use() == ("", ("musicnn/msd.safetensors: is damaged",))
+        with pytest.raises(ModelError, match="is damaged"):
+            daemon.reclassify(Selection(everything=True), dry_run=True)

@@ -61,17 +61,20 @@ def test_rate_and_time_left(jobs: Jobs) -> None:
     live = Live(jobs, Events())
     live._since = NOW
     jobs.enqueue([Path(f"/{n}") for n in range(40)], "test", NOW)
-    assert live.per_minute(NOW) is None
-    assert live.seconds_left(NOW, jobs.counts()) is None
+    live.look(0.0, NOW)
+    assert live.per_minute(0.0) is None
+    assert live.seconds_left(0.0, jobs.counts()) is None
     for step in range(1, 7):  # two tracks in each 5 s
         now = NOW + 5 * step
         held = jobs.claim(2, now, owner="x", lease=60)
         jobs.finish([job.id for job in held], "x", "done", now)
         live.look(5.0 * step, now)
-    assert live.per_minute(NOW + 30) == pytest.approx(24.0)
-    assert live.seconds_left(NOW + 30, jobs.counts()) == pytest.approx(28 / 24 * 60)
-    live.look(1000.0, NOW + 1000)
-    assert live.per_minute(NOW + 1000) is None  # long ago
+    assert live.per_minute(30.0) == pytest.approx(24.0)
+    assert live.seconds_left(30.0, jobs.counts()) == pytest.approx(28 / 24 * 60)
+    live.look(40.0, NOW - 1e6)  # the clock was set: what it says is no measure of time
+    assert live.per_minute(40.0) == pytest.approx(18.0)
+    live.look(1000.0, NOW - 1e6 + 960)
+    assert live.per_minute(1000.0) is None  # long ago
 
 
 def test_status_says_it_to_people() -> None:

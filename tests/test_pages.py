@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import requests
 from daemon_tools import DEMO
 from many_tracks import fill_store
 from page_tools import PageDaemon, Visitor, dashboard
@@ -22,6 +23,7 @@ from reclass_plex.records import GenreScore, Verdict, Vote
 from reclass_plex.redaction import hide_secrets
 from reclass_plex.store import Store
 from reclass_plex.tags import read_tags
+from service.operations import Progress
 from service.recent_lines import recent_lines
 from service.web.pages.frame import own_path
 from service.web.pages.rendering import TEMPLATES, duration, percent
@@ -203,6 +205,12 @@ def test_the_appearance_is_kept_in_a_cookie(visitor: Visitor) -> None:
     assert 'data-theme="dark"' in visitor.get("/log").text
     visitor.post("/theme", {"theme": "<b>", "back": "https://evil.example/"})
     assert 'data-theme="auto"' in visitor.get("/").text
+
+
+def test_strangers_are_not_offered_what_would_be_refused(visitor: Visitor) -> None:
+    with requests.Session() as session:
+        page = Visitor(visitor.url, session).get("/login").text
+    assert set(re.findall(r'<form[^>]* action="([^"]+)"', page)) <= {"/login"}
 
 
 @pytest.mark.parametrize(
@@ -488,6 +496,23 @@ def test_settings_are_checked_and_compared(visitor: Visitor) -> None:
     assert "Another outcome for" in preview and "instead of" in preview
     assert scripts_in(preview) == []
     assert visitor.get("/settings/preview/none").status_code == 404
+
+
+def test_a_preview_that_was_stopped_says_so(
+    site: tuple[PageDaemon, Visitor], visitor: Visitor
+) -> None:
+    operations = site[0].actions.operations
+
+    def wait(progress: Progress) -> None:
+        while not progress.should_stop():
+            time.sleep(0.01)
+
+    started = operations.start("preview", wait, writes=False)
+    operations.ask_to_stop(started.id)
+    operations.wait(started.id, 10)
+    answer = visitor.get(f"/settings/preview/{started.id}")
+    assert answer.status_code == 200
+    assert "stopped before its end" in answer.text
     bomb = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
         f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
     )

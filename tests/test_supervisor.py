@@ -209,6 +209,21 @@ def test_without_leave_the_cpu_does_not_take_over(
     assert not one.running
 
 
+def test_what_was_wrong_is_over_once_a_worker_lives(
+    make: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    """Not only when it ends, which may be weeks later: the user would be told of it until then."""
+    one = make("time.sleep(60)")
+    one.deaths, one.problem, one._pause = 3, "the GPU failed", 8.0
+    began = time.monotonic()
+    one.step(began, wanted=True)
+    one.step(began + module.LOOK_SECONDS, wanted=True)
+    assert (one.deaths, one.problem) == (3, "the GPU failed")
+    one.step(began + module.STEADY_SECONDS, wanted=True)
+    assert (one.deaths, one.problem, one._pause) == (0, None, module.FIRST_PAUSE)
+    assert one.running
+
+
 def test_what_only_the_user_can_mend_waits_for_a_reload(
     make: Callable[..., Supervisor], tmp_path: Path
 ) -> None:

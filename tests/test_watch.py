@@ -467,6 +467,28 @@ def test_a_folder_behind_a_link_is_told_by_the_name_that_was_given(
     watch.stop()
 
 
+def test_what_rests_stays_until_the_store_can_be_asked(music: Path) -> None:
+    """A store that cannot be read for a moment must not cost the files that were due just then."""
+    new, gone = music / "new.mp3", music / "gone.mp3"
+    new.touch()
+    answers = iter([OSError("disk I/O error"), False])
+
+    def is_known(path: Path, size: int, mtime_ns: int) -> bool:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    settling = Settling(1.0, is_known)
+    for path in (gone, new):
+        settling.notice(path, 0.0)
+    with pytest.raises(OSError, match="I/O"):
+        settling.step(1.0)
+    assert len(settling) == 2
+    assert {(one.path, one.reason) for one in settling.step(1.5)} == {(gone, "gone"), (new, "new")}
+    assert len(settling) == 0
+
+
 @needs_inotify
 def test_news_stay_until_the_sink_has_taken_them(
     music: Path, caplog: pytest.LogCaptureFixture

@@ -260,6 +260,7 @@ ENGLISH: Mapping[str, str] = {
     "settings.check": "Check",
     "settings.preview": "What it would do",
     "settings.preview.counting": "Counting: {done} of {total} tracks",
+    "settings.preview.stopped": "It was stopped before its end.",
     "settings.preview.differs": "Another outcome for",
     "settings.preview.written": "Given a genre",
     "settings.preview.changed": "Given another one",
