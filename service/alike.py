@@ -13,6 +13,7 @@ from reclass_plex import undoing
 from reclass_plex.errors import ConfigError, ReclassError, printable, visible
 from reclass_plex.plex import Playlist
 from reclass_plex.remote import Operation
+from reclass_plex.similarity import SimilarMusic
 from reclass_plex.store import Store
 from reclass_plex.sync import write_files
 from service.operations import Operations, Progress
@@ -23,7 +24,7 @@ _LOOK_SECONDS = 0.5
 
 
 class Alike:
-    """Begins the work; any thread may call."""
+    """Begins the work; any thread may call. `music` is the one index that all of them ask."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Alike:
         operations: Operations,
         config_file: Path | None = None,
     ) -> None:
+        self.music = SimilarMusic.open(store)
         self._store = store
         self._connect = connect
         self._operations = operations

@@ -42,7 +42,6 @@ from reclass_plex.remote import (
     write_daemon_file,
 )
 from reclass_plex.selection import Selection, queue_tracks, select_tracks
-from reclass_plex.similarity import SimilarMusic
 from reclass_plex.store import Store
 from reclass_plex.store_guard import hold_daemon_lock, refuse_damaged
 from reclass_plex.sync import Wanted
@@ -135,7 +134,6 @@ class Daemon:
             self._refused_token: str | None = None
             stack.callback(self._stop_alerts)
             self._serve(stack, store_path)
-            self._similar = SimilarMusic.open(self._store)
             self._schedule = Schedule(
                 self._config.schedule,
                 {
@@ -391,7 +389,7 @@ class Daemon:
 
     def _look_after_similar(self, stopping: threading.Event) -> None:
         """Take new tracks into the index of similar music, if they are many: else at night."""
-        if self._similar.needs_update():
+        if self.actions.alike.music.needs_update():
             update_index(self._store.path, stopping.is_set)
 
     def _poke(self) -> None:

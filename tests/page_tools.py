@@ -37,9 +37,6 @@ class PageDaemon(test_web.Daemon):
     def config(self) -> Config:
         return Config(watch=WatchOptions(folders=(self.music,)))
 
-    def config_file(self) -> Path | None:
-        return None
-
     def _no_plex(self) -> Plex:
         raise AssertionError("there is no Plex here")
 

@@ -31,6 +31,7 @@ from service.actions import Actions
 from service.events import Events
 from service.web.app import create_app
 from service.web.pages import build_dashboard
+from service.web.playlist import as_m3u
 from service.web.server import WebServer
 
 HEARD = ("HSR - City.ogg", "Muldjord - Mutilated Mime.mp3")
@@ -135,6 +136,17 @@ def test_a_playlist_is_downloaded(site: Site) -> None:
     stranger.session.close()
     assert site.ask("GET", "/api/v1/tracks/999/similar.m3u8")[0] == 404
     assert f"/tracks/{track}/similar.m3u8" in site.visitor.get(f"/tracks/{track}/similar").text
+
+
+def test_what_a_playlist_cannot_hold_is_named_in_it() -> None:
+    answer = as_m3u([Path("/music/a.mp3"), Path("/music/two\nlines.mp3"), Path("/music/b.mp3")])
+    text = bytes(answer.body).decode()
+    assert [line for line in text.splitlines() if not line.startswith("#")] == [
+        "/music/a.mp3",
+        "/music/b.mp3",
+    ]
+    (said,) = (line for line in text.splitlines() if line.startswith("# "))
+    assert "two\\nlines.mp3" in said and "line end" in said
 
 
 def test_a_playlist_is_written_to_plex_and_none_is_replaced_unasked(site: Site) -> None:

@@ -220,7 +220,7 @@ def test_what_was_wrong_is_over_once_a_worker_lives(
     one.step(began + module.LOOK_SECONDS, wanted=True)
     assert (one.deaths, one.problem) == (3, "the GPU failed")
     one.step(began + module.STEADY_SECONDS, wanted=True)
-    assert (one.deaths, one.problem, one._pause) == (0, None, module.FIRST_PAUSE)
+    assert vars(one) == vars(one) | {"deaths": 0, "problem": None, "_pause": module.FIRST_PAUSE}
     assert one.running
 
 

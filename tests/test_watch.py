@@ -471,13 +471,13 @@ def test_what_rests_stays_until_the_store_can_be_asked(music: Path) -> None:
     """A store that cannot be read for a moment must not cost the files that were due just then."""
     new, gone = music / "new.mp3", music / "gone.mp3"
     new.touch()
-    answers = iter([OSError("disk I/O error"), False])
+    asked: list[Path] = []
 
     def is_known(path: Path, size: int, mtime_ns: int) -> bool:
-        answer = next(answers)
-        if isinstance(answer, OSError):
-            raise answer
-        return answer
+        asked.append(path)
+        if len(asked) == 1:
+            raise OSError("disk I/O error")
+        return False
 
     settling = Settling(1.0, is_known)
     for path in (gone, new):

@@ -76,6 +76,9 @@ class Daemon:
     def config(self) -> Config:
         return Config()
 
+    def config_file(self) -> Path | None:
+        return None
+
     def status(self) -> Status:
         self.entered.set()
         self.leave.wait(20)

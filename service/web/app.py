@@ -14,75 +14,34 @@ runs in threads. `create_app` makes the application; service/web/server.py liste
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reclass_plex.config import Config, WebOptions
-from reclass_plex.jobs import Job, State
+from reclass_plex.config import WebOptions
+from reclass_plex.jobs import State
 from reclass_plex.remote import (
     MAX_JOBS,
     Count,
     JobList,
     ReclassifyRequest,
-    ReclassifyResult,
     ReviveRequest,
-    Status,
 )
-from reclass_plex.selection import Selection
 from reclass_plex.store import Store
-from service.actions import Actions
-from service.hints import Hint
 from service.web import sign_in
 from service.web.access import Access, same
 from service.web.api import alike, docs, history, live, metrics, radio, tracks
 from service.web.api import control as control_api
 from service.web.api.context import PROBLEMS, Api, given_once
+from service.web.control import Control
 from service.web.gate import Gate
 from service.web.problems import HANDLERS, Json
 from service.webhook import Malformed, TooLarge, receive
-
-
-class Control(Protocol):
-    """What the interface needs of the daemon. Called in threads, save what says otherwise."""
-
-    actions: Actions
-
-    def config(self) -> Config:
-        """Return the configuration as it is now."""
-
-    def status(self) -> Status:
-        """Return what the daemon does."""
-
-    def pause(self) -> None:
-        """Stop after the tracks in hand."""
-
-    def resume(self) -> None:
-        """Go on."""
-
-    def reclassify(self, selection: Selection, dry_run: bool) -> ReclassifyResult:
-        """Put tracks in line again, or only count them. Raises ReclassError."""
-
-    def list_jobs(self, states: Collection[State], limit: int, offset: int) -> list[Job]:
-        """Return jobs in these states, the latest change first."""
-
-    def revive(self, ids: Collection[int] | None) -> int:
-        """Put dead letters back in line, all of them without `ids`; return how many."""
-
-    def hint(self, hint: Hint) -> None:
-        """Take a hint. In the event loop: must not wait for anything."""
-
-    def server_uuid(self) -> str | None:
-        """Return our Plex server's machineIdentifier, if known. In the event loop."""
-
-    def ready(self) -> bool:
-        """Tell whether the daemon has started. In the event loop."""
 
 
 def create_app(
@@ -142,14 +101,14 @@ def create_app(
 def add_api(app: FastAPI, control: Control, store: Store) -> metrics.Metrics:
     """Add the REST API (service/web/api), and return what counts its answers."""
     api = Api(control, store)
-    figures = metrics.Metrics(api, control)
+    figures = metrics.Metrics(api)
     for routes in (
         tracks.router(api),
         history.router(api),
-        control_api.router(api, control),
+        control_api.router(api),
         alike.router(api),
         radio.router(api),
-        live.router(api, control),
+        live.router(api),
         metrics.router(figures),
     ):
         app.include_router(routes, responses=PROBLEMS, dependencies=[Depends(given_once)])

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from reclass_plex import browse
+from reclass_plex.errors import NotHeard
 from reclass_plex.remote import Operation, PlaylistRequest
 from service.web.api.context import Api, Id, not_found
 from service.web.playlist import M3U, as_m3u, files_like
@@ -22,13 +23,11 @@ def router(api: Api) -> APIRouter:
     routes = APIRouter(prefix="/api/v1", redirect_slashes=False, tags=["similar"])
 
     def files(track_id: int, count: int) -> tuple[Path, ...]:
-        from reclass_plex.errors import NotHeard
-
         found = browse.find_track(api.store, track_id)
         if found is None:
             raise not_found("track")
         try:
-            return files_like(api.similar(), found, count)
+            return files_like(api.actions.alike.music, found, count)
         except NotHeard as error:
             raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
 

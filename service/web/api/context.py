@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_origin
+from typing import Annotated, Any, get_origin
 
 from fastapi import Path, Query
 from fastapi.dependencies.models import Dependant
@@ -15,14 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from reclass_plex.config import Config
 from reclass_plex.cursors import MAX_CURSOR
 from reclass_plex.remote import MAX_ID
 from reclass_plex.store import Store
 from service.actions import Actions
-
-if TYPE_CHECKING:
-    from reclass_plex.similarity import SimilarMusic
+from service.web.control import Control
 
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 Cursor = Annotated[
@@ -32,37 +28,17 @@ Cursor = Annotated[
 Limit = Annotated[int, Query(ge=1, le=500, description="rows of a page, at most")]
 
 
-class Backend(Protocol):
-    """What the routers need of the daemon besides `Control`."""
-
-    actions: Actions
-
-    def config(self) -> Config:
-        """Return the configuration as it is now."""
-
-
 @dataclass
 class Api:
-    """The daemon behind the routers. `similar` is opened with the first question."""
+    """The daemon behind the routers."""
 
-    backend: Backend
+    control: Control
     store: Store
-    _similar: SimilarMusic | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def actions(self) -> Actions:
         """What people do to tracks."""
-        return self.backend.actions
-
-    def similar(self) -> SimilarMusic:
-        """Return the index of what sounds alike. The import is dear, so it comes late."""
-        from reclass_plex.similarity import SimilarMusic
-
-        with self._lock:
-            if self._similar is None:
-                self._similar = SimilarMusic.open(self.store)
-            return self._similar
+        return self.control.actions
 
 
 class Problem(BaseModel):

@@ -23,7 +23,6 @@ from service.web.problems import Json
 
 if TYPE_CHECKING:
     from reclass_plex import models
-    from service.web.app import Control
 
 
 class InUse(Shape):
@@ -65,8 +64,9 @@ class Models(Shape):
     ensembles: tuple[EnsembleShape, ...]
 
 
-def router(api: Api, control: Control) -> APIRouter:
+def router(api: Api) -> APIRouter:
     """Return the routes."""
+    control = api.control
     routes = APIRouter(prefix="/api/v1", redirect_slashes=False, tags=["daemon"])
 
     @routes.get("/status", response_model=Status)
@@ -108,7 +108,7 @@ def _models(api: Api) -> Models:
     from reclass_plex.installed_ensembles import list_installed
     from reclass_plex.models import load_catalogue, models_folder
 
-    config = api.backend.config()
+    config = api.control.config()
     ensemble = Ensemble.from_config(config)
     folder = models_folder(config.models.folder)
     return Models(

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -25,9 +24,6 @@ from reclass_plex.remote import to_json
 from service.events import Listener, TooManyListeners
 from service.web.access import access_of, peer_of
 from service.web.api.context import Api
-
-if TYPE_CHECKING:
-    from service.web.app import Control
 
 LOOK_SECONDS = 0.2  # between looks for events: listeners share one thread, so nobody may wait
 HEARTBEAT_SECONDS = 15.0
@@ -44,7 +40,7 @@ _EVENT = {
 }
 
 
-def router(api: Api, control: Control) -> APIRouter:
+def router(api: Api) -> APIRouter:
     """Return the route."""
     routes = APIRouter(redirect_slashes=False, tags=["daemon"])
 
@@ -56,7 +52,7 @@ def router(api: Api, control: Control) -> APIRouter:
     )
     async def follow(request: Request) -> Response:
         """Follow what happens, as server-sent events."""
-        status = to_json(await run_in_threadpool(control.status))
+        status = to_json(await run_in_threadpool(api.control.status))
         stack = ExitStack()
         try:
             listener = stack.enter_context(api.actions.events.listen())

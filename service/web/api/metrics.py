@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -23,9 +22,6 @@ from reclass_plex.browse_statistics import NameCount, recent_seconds, statistics
 from reclass_plex.gpus import GpuState, read_gpus_lightly
 from service.web.api.context import Api
 
-if TYPE_CHECKING:
-    from service.web.app import Control
-
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GPU_SECONDS = 10.0  # between looks at the GPUs: each starts a process
 _GPU_PATIENCE = 2.0  # seconds for that process; a scrape has 10 as a rule
@@ -35,7 +31,7 @@ _BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0)
 class Metrics:
     """The figures of one application. `observe` is called with every answer."""
 
-    def __init__(self, api: Api, control: Control) -> None:
+    def __init__(self, api: Api) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._latency = Histogram(
             "reclass_plex_http_seconds",
@@ -44,7 +40,7 @@ class Metrics:
             registry=self.registry,
             buckets=_BUCKETS,
         )
-        self.registry.register(_Figures(api, control))
+        self.registry.register(_Figures(api))
 
     def observe(self, method: str, status: int, seconds: float) -> None:
         """Note one answer."""
@@ -53,16 +49,15 @@ class Metrics:
 
 
 class _Figures(Collector):
-    def __init__(self, api: Api, control: Control) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._control = control
         self._gpus = _Gpus()
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        status = self._control.status()
+        status = self._api.control.status()
         yield _by("queue", "Tracks in each state of the queue", "state", status.jobs.items())
         yield CounterMetricFamily(
             "reclass_plex_tracks_done", "Tracks that ended since the start", status.tracks_done

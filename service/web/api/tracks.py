@@ -20,8 +20,9 @@ from reclass_plex import browse
 from reclass_plex.browse import Sort, TrackFilter, TrackRow
 from reclass_plex.browse_statistics import facets, statistics
 from reclass_plex.decided import Decisions
-from reclass_plex.errors import printable
+from reclass_plex.errors import NotHeard, printable
 from reclass_plex.jobs import State
+from reclass_plex.similarity import Wish
 from reclass_plex.store import Store
 from service.web.api import shapes
 from service.web.api.context import Api, Cursor, Id, Limit, not_found
@@ -214,15 +215,12 @@ def router(api: Api) -> APIRouter:
         per_album: Annotated[int | None, Query(ge=1, le=100)] = None,
     ) -> Response:
         """Return the tracks that sound most alike."""
-        from reclass_plex.errors import NotHeard
-        from reclass_plex.similarity import Wish
-
         found = browse.find_track(store, track_id)
         if found is None or found.digest is None:
             raise not_found("track")
         wish = Wish(genres=tuple(genre), other_albums=other_albums, per_album=per_album)
         try:
-            near = api.similar().near(found.digest, count, wish)
+            near = api.actions.alike.music.near(found.digest, count, wish)
         except NotHeard as error:
             raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
         rows = tuple(

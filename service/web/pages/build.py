@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from reclass_plex.errors import ConfigError, ReclassError, StreamError
 from reclass_plex.store import Store
+from service.web.control import Control
 from service.web.pages import (
     duplicates,
     frame,
@@ -30,7 +31,6 @@ from service.web.pages import (
     track,
 )
 from service.web.pages.assets import Assets
-from service.web.pages.needs import DaemonControl
 from service.web.pages.rendering import Context, is_htmx
 from service.web.texts import text
 from service.web.track_media import NotDrawn, NotServed, TrackMedia
@@ -47,7 +47,7 @@ PAGES = (
 
 
 def build_dashboard(
-    control: DaemonControl, store: Store, roots: Callable[[], Sequence[Path]]
+    control: Control, store: Store, roots: Callable[[], Sequence[Path]]
 ) -> APIRouter:
     """Return all routes of the dashboard. Music is played only from below `roots`."""
     assets = Assets()

@@ -8,13 +8,13 @@ from typing import Literal
 from reclass_plex.errors import ConfigError
 from reclass_plex.genres import TAXONOMIES
 from reclass_plex.remote import DecideResult, Operation
-from service.web.pages.needs import DaemonControl
+from service.web.control import Control
 from service.web.texts import text
 
 WAIT_SECONDS = 3.0  # for files to be written, before the page is shown again
 
 
-def known_genres(control: DaemonControl) -> tuple[str, ...]:
+def known_genres(control: Control) -> tuple[str, ...]:
     """Return the genres that are offered: the taxonomy's, by name."""
     taxonomy = TAXONOMIES.get(control.config().ensemble.taxonomy, TAXONOMIES["default"])
     return tuple(sorted(taxonomy.genres))
@@ -29,7 +29,7 @@ def names_in(entry: str) -> tuple[str, ...]:
 
 
 def decide(
-    control: DaemonControl,
+    control: Control,
     track_ids: Sequence[int],
     genres: Collection[str],
     *,
@@ -48,6 +48,6 @@ def decide(
     return result
 
 
-def wait_for(control: DaemonControl, operation: Operation) -> Operation:
+def wait_for(control: Control, operation: Operation) -> Operation:
     """Wait a moment until an operation has ended; return it as it is then."""
     return control.actions.operations.wait(operation.id, WAIT_SECONDS) or operation

@@ -18,8 +18,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from reclass_plex.errors import printable, visible
 from reclass_plex.store import Store
 from service.web.access import csrf_token, principal
+from service.web.control import Control
 from service.web.pages.assets import Assets
-from service.web.pages.needs import DaemonControl
 from service.web.texts import text
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -57,7 +57,7 @@ class Context:
 
     def __init__(
         self,
-        control: DaemonControl,
+        control: Control,
         store: Store,
         assets: Assets,
         pages: Sequence[tuple[str, str]],

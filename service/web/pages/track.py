@@ -16,7 +16,7 @@ from reclass_plex import browse
 from reclass_plex.errors import ConfigError, NotHeard
 from reclass_plex.remote import MAX_ID, UndoRequest
 from reclass_plex.selection import Selection
-from reclass_plex.similarity import SimilarMusic, Wish
+from reclass_plex.similarity import Wish
 from service.web.pages.deciding import decide, known_genres, names_in, wait_for
 from service.web.pages.rendering import Context, go_to, is_htmx
 from service.web.playlist import as_m3u, files_like
@@ -33,7 +33,7 @@ TrackId = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 def add_routes(router: APIRouter, context: Context, media: TrackMedia) -> None:
     """Add the page, and what it shows of a track's audio."""
-    similar_music = SimilarMusic.open(context.store)
+    music = context.control.actions.alike.music
 
     def find(track_id: int) -> browse.TrackDetail:
         track = browse.find_track(context.store, track_id)
@@ -43,7 +43,7 @@ def add_routes(router: APIRouter, context: Context, media: TrackMedia) -> None:
 
     def like(track_id: int) -> tuple[pathlib.Path, ...]:
         try:
-            return files_like(similar_music, find(track_id), IN_PLAYLIST)
+            return files_like(music, find(track_id), IN_PLAYLIST)
         except NotHeard:
             raise ConfigError(text("track.similar.unheard")) from None
 
@@ -70,7 +70,7 @@ def add_routes(router: APIRouter, context: Context, media: TrackMedia) -> None:
         message = ""
         try:
             wish = Wish(per_album=1)
-            for one in similar_music.near(track.digest or "", SIMILAR, wish):
+            for one in music.near(track.digest or "", SIMILAR, wish):
                 near.append((browse.find_track_id(context.store, one.path), one))
         except NotHeard:
             message = text("track.similar.unheard")
