@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,11 +28,14 @@ from reclass_plex.errors import ConfigError, FileError, ModelError, ReclassError
 from reclass_plex.heads import load_head
 from reclass_plex.training import runs
 from reclass_plex.training.approaches import make_settings
+from reclass_plex.training.approaches.base import State
+from reclass_plex.training.checkpoints import load_state, save_state
 from reclass_plex.training.comparison import compare, read_predictions
 from reclass_plex.training.evaluating import evaluate_model, load_trained, write_evaluation
 from reclass_plex.training.extraction import read_table
 from reclass_plex.training.inspection import inspect_model
 from reclass_plex.training.judging import Answers, Calibration, calibrate, judge, pool
+from reclass_plex.training.report import write_report
 from reclass_plex.training.run_config import RunConfig, Source, read_tables
 from reclass_plex.training.run_outputs import write_predictions
 from reclass_plex.training.splits import LEAK, divide
@@ -126,6 +130,33 @@ def test_a_report_is_one_file_that_needs_nothing(finished: Path) -> None:
     log = (finished / "log.csv").read_text().splitlines()
     assert log[0].startswith("fit,number,train_loss,tune_loss")
     assert len(log) == 1 + 3 * 4 + 4
+
+
+def test_a_report_looks_only_at_neighbours_that_it_may_see(finished: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        beside = Path(name)
+        beside.chmod(0o777)
+        run = shutil.copytree(finished, beside / "run")
+        (beside / "private").mkdir(mode=0)
+        for path in (run, *run.rglob("*")):
+            path.chmod(0o777)
+        root = os.geteuid() == 0
+        if root:  # whom no permission stops
+            os.seteuid(65534)
+        try:
+            write_report(run)
+        finally:
+            if root:
+                os.seteuid(0)
+        assert "Accuracy against cost" in (run / "report.html").read_text()
+
+
+def test_a_checkpoint_lies_in_memory_as_what_it_was_made_of(tmp_path: Path) -> None:
+    tensors = {name: torch.ones(count) for name, count in (("a", 3), ("b", 501), ("c", 7))}
+    save_state(tmp_path / "state", State(tensors))
+    kept = load_state(tmp_path / "state")
+    assert kept is not None
+    assert {tensor.data_ptr() % 64 for tensor in kept.tensors.values()} == {0}
 
 
 def test_predictions_read_back_give_the_same_figures(finished: Path) -> None:

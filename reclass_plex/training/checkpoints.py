@@ -65,7 +65,10 @@ def load_state(path: Path) -> State | None:
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})[FACTS])
-            return State({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118
+            # Copies lie where torch puts tensors, as they did before: at other addresses, on some
+            # processors, sums end in other bits.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return State(tensors, facts)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise Unreadable(path, f"is damaged: {error}; delete it to begin that part anew") from None
 

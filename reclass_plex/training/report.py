@@ -6,6 +6,8 @@ Made of the files in the folder alone. jinja2 comes with torch.
 from __future__ import annotations
 
 import csv
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +127,8 @@ def _log(path: Path) -> list[dict[str, str]]:
 def _points(folder: Path, figures: dict[str, Any]) -> list[Point]:
     """Return this run, and the runs beside it that were asked about as many recordings."""
     points = []
-    for beside in sorted(folder.resolve().parent.iterdir()):
+    for beside in _neighbours(folder.resolve()):
         ours = beside == folder.resolve()
-        if not (beside / COST).exists() or not (beside / METRICS).exists():
-            continue
         try:
             other = figures if ours else read_json(beside / METRICS)
             same = other["recordings"] == figures["recordings"]
@@ -145,6 +145,16 @@ def _points(folder: Path, figures: dict[str, Any]) -> list[Point]:
                 raise
             continue  # a neighbour that is not ours, or damaged, shall not spoil this report
     return points
+
+
+def _neighbours(folder: Path) -> list[Path]:
+    """Return the finished runs beside this one, itself among them, as far as we may look."""
+    beside = [folder]
+    with suppress(OSError):  # a folder whose contents are not ours to list
+        beside = sorted(folder.parent.iterdir())
+    # Not `Path.exists`: it fails at folders that we may not enter, of which /tmp is full.
+    there = os.path.exists
+    return [one for one in beside if there(one / COST) and there(one / METRICS)]
 
 
 def _inline(path: Path) -> str:
