@@ -105,8 +105,8 @@ def _find_tracks(store: Store, paths: Sequence[Path]) -> list[int]:
 
 def _list(store: Store, config: Config, limit: int, *, as_json: bool) -> None:
     """List what the daemon set aside, and what `tag` left: that is in no queue."""
+    from reclass_plex.batches import cut
     from reclass_plex.jobs import Jobs
-    from reclass_plex.plex.client import cut
     from reclass_plex.preview import unsure_tracks
 
     ensemble = Ensemble.from_config(config)

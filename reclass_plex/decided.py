@@ -9,13 +9,14 @@ no word of anybody.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from reclass_plex.batches import cut
 from reclass_plex.store import Store, at_or_below, withdraw_decisions
 from reclass_plex.tables import decisions, journal, tracks
 
@@ -23,7 +24,6 @@ Kind = Literal["accept", "correct"]
 State = Literal["stands", "replaced", "withdrawn"]
 
 _OPEN = decisions.c.open != sa.literal_column("'[]'")  # as its index has it, or it is not used
-_CHUNK = 500  # values a statement; SQLite's limit was 999 variables before 3.32
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Decisions:
         for word in words:
             of_digest.setdefault(word.digest, []).append(word)
         with self._store.transaction() as connection:
-            for chunk in _cut(of_digest):
+            for chunk in cut(of_digest):
                 standing = decisions.c.digest.in_(chunk) & (decisions.c.state == "stands")
                 rows = connection.execute(sa.select(decisions).where(standing)).all()
                 left = {row.digest: row.open for row in rows}
@@ -101,7 +101,7 @@ class Decisions:
                         }
                     )
                 connection.execute(decisions.insert(), values)
-            for decided in _cut(word.track_id for said in of_digest.values() for word in said):
+            for decided in cut(word.track_id for said in of_digest.values() for word in said):
                 # What was taken back before is decided anew.
                 connection.execute(
                     tracks.update().where(tracks.c.id.in_(decided)).values(undone=False)
@@ -112,7 +112,7 @@ class Decisions:
         """Return what people said of these recordings; those without a word are left out."""
         found: dict[str, Decision] = {}
         with self._store.transaction(write=False) as connection:
-            for chunk in _cut(digests):
+            for chunk in cut(digests):
                 query = _stands().where(decisions.c.digest.in_(chunk))
                 found.update((row.digest, _decision(row)) for row in connection.execute(query))
         return found
@@ -197,7 +197,7 @@ class Decisions:
         """Withdraw all that was said of recordings: the models decide again; return how many."""
         count = 0
         with self._store.transaction() as connection:
-            for chunk in _cut(digests):
+            for chunk in cut(digests):
                 mine = decisions.c.digest.in_(chunk)
                 stands = mine & (decisions.c.state == "stands")
                 count += int(
@@ -226,9 +226,3 @@ def _stands() -> sa.Select[Any]:
 def _decision(row: sa.Row[Any]) -> Decision:
     values = dict(row._mapping)
     return Decision(**values | {"open": tuple(map(int, row.open))})
-
-
-def _cut(values: Iterable[Any]) -> Iterator[Sequence[Any]]:
-    every = list(values)
-    for start in range(0, len(every), _CHUNK):
-        yield every[start : start + _CHUNK]

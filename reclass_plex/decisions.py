@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from reclass_plex import changes
+from reclass_plex.batches import cut
 from reclass_plex.config import Config
 from reclass_plex.decided import Decision, Decisions, Kind, Word
 from reclass_plex.decoders import Decoders, Limits
@@ -42,7 +43,6 @@ MAX_TRACKS = 10_000  # decided on at once
 TOGETHER = 50  # files changed before others may change some
 BREATH_SECONDS = 0.15  # then: they look twenty times a second
 NOT_THERE = "the file is not there"
-_PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -307,6 +307,6 @@ def _locate(
 def _known(store: Store, track_ids: Collection[int], models: str) -> dict[int, KnownTrack]:
     ids = [one for one in dict.fromkeys(track_ids) if 0 < one < 1 << 63]
     found: dict[int, KnownTrack] = {}
-    for start in range(0, len(ids), _PAGE):
-        found |= {one.id: one for one in store.find_tracks(ids[start : start + _PAGE], models)}
+    for some in cut(ids):
+        found |= {one.id: one for one in store.find_tracks(some, models)}
     return found

@@ -10,12 +10,12 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from reclass_plex.batches import cut
 from reclass_plex.genres import genre_key
 from reclass_plex.records import GenreScore
 from reclass_plex.store import Store
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from reclass_plex.vector_index import Halves, Ids
 
-_CHUNK = 500  # values of one IN (...)
 _raw_path = sa.type_coerce(tracks.c.path, sa.LargeBinary)
 
 
@@ -118,7 +117,7 @@ class HeardTracks:
         """Return those of these ids that there are, and their unit vectors."""
         pairs: list[tuple[int, bytes]] = []
         with self._store.transaction(write=False) as connection:
-            for chunk in _chunks(ids):
+            for chunk in cut(ids):
                 query = sa.select(embeddings.c.id, embeddings.c.vector)
                 rows = connection.execute(query.where(self._mine, embeddings.c.id.in_(chunk)))
                 pairs += [(row[0], row[1]) for row in rows]
@@ -163,7 +162,7 @@ class HeardTracks:
         digests: dict[int, str] = {}
         heard: dict[str, str | None] = {}
         with self._store.transaction(write=False) as connection:
-            for chunk in _chunks(ids):
+            for chunk in cut(ids):
                 query = (
                     sa.select(
                         *(embeddings.c.id, embeddings.c.digest),
@@ -176,7 +175,7 @@ class HeardTracks:
                 for row in connection.execute(query):
                     digests[row.id] = row.digest
                     files[row.id].append(HeardFile(row.raw_path, row.genres, row.album))
-            for some in _chunks(digests.values()):
+            for some in cut(digests.values()):
                 said = (
                     sa.select(verdicts.c.digest, verdicts.c.genres, verdicts.c.unsure)
                     .where(verdicts.c.digest.in_(some))
@@ -214,7 +213,7 @@ class HeardTracks:
             lists = connection.execute(sa.select(tracks.c.genres).distinct()).scalars().all()
             fitting = [one for one in lists if has_genre(one, genres) or not one]
             found: set[int] = set()
-            for chunk in _chunks(fitting):
+            for chunk in cut(fitting):
                 query = (
                     sa.select(embeddings.c.id)
                     .join(tracks, tracks.c.digest == embeddings.c.digest)
@@ -250,9 +249,3 @@ def unit_rows(
 def has_genre(genres: Sequence[str], keys: Collection[str]) -> bool:
     """Tell whether one of these names is among the genres `keys` (see `genres.genre_key`)."""
     return any(genre_key(name) in keys for name in genres)
-
-
-def _chunks(values: Collection[Any]) -> Iterator[list[Any]]:
-    rest = iter(values)
-    while chunk := list(islice(rest, _CHUNK)):
-        yield chunk

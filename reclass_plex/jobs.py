@@ -16,12 +16,12 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
+from reclass_plex.batches import cut
 from reclass_plex.store import Store, at_or_below
 from reclass_plex.tables import jobs
 
@@ -37,7 +37,6 @@ MAX_ATTEMPTS = 12  # with these pauses about 14 hours: a full disk or a lost mou
 ALONE_DEATHS = 2  # a job that was held in so many deaths is handed out alone, to find the guilty
 MAX_DEATHS = 10  # and after so many it is parked: it would kill every process to come
 CLOCK_TOLERANCE = 60.0  # seconds: by less a clock is set back without any harm
-_CHUNK = 500  # paths a statement; SQLite's limit was 999 variables before 3.32
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,8 @@ class Jobs:
         due = now + settle
         fresh = _fresh(reason, now, due)
         added = 0
-        wanted = iter(dict.fromkeys(paths))
         with self._store.transaction() as connection:
-            while chunk := list(islice(wanted, _CHUNK)):
+            for chunk in cut(dict.fromkeys(paths)):
                 query = sa.select(jobs).where(jobs.c.path.in_(chunk))
                 rows = {row.path: row for row in connection.execute(query)}
                 new = [path for path in chunk if path not in rows]
@@ -120,9 +118,8 @@ class Jobs:
     def forget_files(self, paths: Iterable[Path]) -> int:
         """Drop the jobs of files that are gone, but not of what is held; return how many."""
         forgotten = 0
-        gone = iter(paths)
         with self._store.transaction() as connection:
-            while chunk := list(islice(gone, _CHUNK)):
+            for chunk in cut(paths):
                 result = connection.execute(
                     jobs.delete().where(jobs.c.state.not_in(HELD), jobs.c.path.in_(chunk))
                 )
@@ -384,10 +381,9 @@ class Jobs:
         state: Literal["done", "failed", "review"] = "done",
     ) -> int:
         """Close tracks that nobody works on, and that are not in line, by a person's word."""
-        wanted = iter(paths)
         settled = 0
         with self._store.transaction() as connection:
-            while chunk := list(islice(wanted, _CHUNK)):
+            for chunk in cut(paths):
                 result = connection.execute(
                     jobs.update()
                     .where(jobs.c.path.in_(chunk), jobs.c.state.not_in((*HELD, *IN_LINE)))

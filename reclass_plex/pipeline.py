@@ -18,10 +18,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from reclass_plex.batches import cut
 from reclass_plex.config import Config, TagOptions
 from reclass_plex.decided import Decision, Decisions
 from reclass_plex.decoding import decode_file, examine_file
@@ -274,8 +275,7 @@ def _with_known(
     found: Iterable[FoundFile | FileError], store: Store, models: str
 ) -> Iterator[_Done[Analysed] | _Todo[FoundFile]]:
     """Tell the files that are known and unchanged from those that must be read."""
-    remaining = iter(found)
-    while batch := list(islice(remaining, LOOKUP_BATCH)):
+    for batch in cut(found, LOOKUP_BATCH):
         paths = [item.path for item in batch if isinstance(item, FoundFile)]
         known = {track.path: track for track in store.known_files(paths, models)}
         for item in batch:

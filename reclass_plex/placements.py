@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from reclass_plex.batches import cut
 from reclass_plex.store import Store
 from reclass_plex.tables import placements
 
 How = Literal["copy", "hardlink", "move"]
 State = Literal["pending", "done", "abandoned", "undone"]
-_CHUNK = 500  # paths a statement
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,9 @@ class Placements:
     def of_sources(self, sources: Collection[Path]) -> dict[Path, list[Placement]]:
         """Return what stands of these files, the newest first."""
         found: dict[Path, list[Placement]] = {}
-        asked = list(sources)
-        for start in range(0, len(asked), _CHUNK):
-            some = placements.c.source.in_(asked[start : start + _CHUNK])
-            for one in self._select(placements.c.state == "done", some):
+        for some in cut(sources):
+            here = placements.c.source.in_(some)
+            for one in self._select(placements.c.state == "done", here):
                 found.setdefault(one.source, []).append(one)
         return found
 

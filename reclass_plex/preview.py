@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ValidationError
 
+from reclass_plex.batches import cut
 from reclass_plex.config import PolicyOptions
 from reclass_plex.decided import Decisions
 from reclass_plex.errors import ConfigError
@@ -270,8 +271,7 @@ def _page(store: Store, models: str, last: tuple[str | None, int]) -> Sequence[s
             )
         )
         others: dict[int, sa.Row[Any]] = {}
-        for start in range(0, len(missing), 500):
-            chunk = missing[start : start + 500]
+        for chunk in cut(missing):
             others |= {
                 row.id: row for row in connection.execute(newest.where(tracks.c.id.in_(chunk)))
             }

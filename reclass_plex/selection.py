@@ -6,7 +6,6 @@ import os
 import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from reclass_plex.batches import cut
 from reclass_plex.config import Options
 from reclass_plex.errors import ConfigError
 from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, find_audio_files
@@ -27,7 +27,6 @@ from reclass_plex.jobs import Jobs
 from reclass_plex.store import ListedTrack, Store
 
 REASON = "reclassify"
-_BATCH = 500  # files that the store is asked about, or that are put in line, at once
 
 PlexPaths = Callable[[str], Collection[Path]]  # a library's name -> its folders, as seen here
 Name = Annotated[
@@ -175,7 +174,7 @@ def queue_tracks(
     """
     count = 0
     first: list[Path] = []
-    while batch := list(islice(tracks, _BATCH)):
+    for batch in cut(tracks):
         if not dry_run:
             jobs.enqueue(batch, REASON, time.time(), bulk=True)
             on_queued()
@@ -232,7 +231,9 @@ def _unknown_files(
     """Yield the files at and below `paths` that the store knows under no name."""
     found = (item for item in find_audio_files(paths, AUDIO_SUFFIXES) if not should_stop())
     files = (item.path for item in found if isinstance(item, FoundFile))
-    while (batch := list(islice(files, _BATCH))) and not should_stop():
+    for batch in cut(files):
+        if should_stop():
+            return
         real = {path: Path(os.path.realpath(path)) for path in batch}
         known = {track.path for track in store.known_files([*{*real, *real.values()}], "")}
         yield from (path for path in batch if path not in known and real[path] not in known)

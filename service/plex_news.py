@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from reclass_plex.batches import cut
 from reclass_plex.files import AUDIO_SUFFIXES, FoundFile, is_leftover
 from reclass_plex.jobs import Jobs
 from reclass_plex.plex import Plex, PlexTrack, spellings, to_local
-from reclass_plex.plex.client import cut
 from reclass_plex.store import Store
 from reclass_plex.sync import Places, Wanted
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -25,6 +24,7 @@ import requests
 from plexapi.exceptions import BadRequest, NotFound, Unauthorized
 from plexapi.server import PlexServer
 
+from reclass_plex.batches import cut
 from reclass_plex.config import PlexOptions
 from reclass_plex.errors import ConfigError, PlexError, PlexUnauthorized, PlexUnreachable
 from reclass_plex.plex.answers import read_item, read_library, read_setting, read_track
@@ -295,13 +295,6 @@ def library_folders(plex: Plex, title: str) -> tuple[Path, ...]:
 def parse_version(version: str) -> tuple[int, ...]:
     """Return the first three numbers of a server version: 1.40.0.7775-456fbaf97 is (1, 40, 0)."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-
-
-def cut(whole: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield `whole` in lists of `size`."""
-    rest = iter(whole)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 @contextmanager

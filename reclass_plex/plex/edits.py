@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
+from reclass_plex.batches import cut
 from reclass_plex.errors import PlexError, PlexUnauthorized, PlexUnreachable
-from reclass_plex.plex.client import Plex, cut
+from reclass_plex.plex.client import Plex
 from reclass_plex.plex.records import (
     EditOutcome,
     EditPlan,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reclass_plex.batches import cut
 from reclass_plex.errors import PlexError, visible
-from reclass_plex.plex.client import Plex, cut
+from reclass_plex.plex.client import Plex
 
 _CHUNK = 300  # tracks of one request: their keys are part of an address
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from reclass_plex.batches import cut
 from reclass_plex.genres import is_junk_genre, split_genres
 from reclass_plex.plex import spellings
-from reclass_plex.plex.client import cut
 from reclass_plex.records import GenreScore
 from reclass_plex.store import Store
-from reclass_plex.sync.wanted import CHUNK
 from reclass_plex.tables import Scores, decisions, plex_wanted, tracks, verdicts
 
 OWN_CONFIDENCE = 1.0  # of a genre that the user gave
@@ -28,13 +27,13 @@ def known_genres(store: Store, paths: Collection[Path]) -> dict[Path, tuple[Genr
     found: dict[Path, tuple[GenreScore, ...]] = {}
     written: dict[str, dict[Path, tuple[str, ...]]] = {}  # by digest
     with store.transaction(write=False) as connection:
-        for chunk in cut(asked, CHUNK):
+        for chunk in cut(asked):
             wanted = sa.select(plex_wanted.c.path, plex_wanted.c.genres)
             for path, genres in connection.execute(wanted.where(plex_wanted.c.path.in_(chunk))):
                 if genres:  # else moods or styles alone are wanted
                     found[asked[path]] = genres
         rest = [spelling for spelling, path in asked.items() if path not in found]
-        for chunk in cut(rest, CHUNK):
+        for chunk in cut(rest):
             files = sa.select(tracks.c.path, tracks.c.genres, tracks.c.written, tracks.c.digest)
             for row in connection.execute(files.where(tracks.c.path.in_(chunk))):
                 names = _names(row.genres)
@@ -43,7 +42,7 @@ def known_genres(store: Store, paths: Collection[Path]) -> dict[Path, tuple[Genr
                 elif names:
                     found[asked[row.path]] = _scores(names, OWN_CONFIDENCE)
         heard: dict[str, float] = {}
-        for digests in cut(written, CHUNK):
+        for digests in cut(written):
             ranked = sa.type_coerce(verdicts.c.genres, Scores)
             query = sa.select(verdicts.c.digest, ranked).order_by(verdicts.c.created)
             for digest, genres in connection.execute(query.where(verdicts.c.digest.in_(digests))):
@@ -62,7 +61,7 @@ def wanted_labels(
     found = {}
     columns = (plex_wanted.c.path, plex_wanted.c.moods, plex_wanted.c.styles)
     with store.transaction(write=False) as connection:
-        for chunk in cut(asked, CHUNK):
+        for chunk in cut(asked):
             query = sa.select(*columns).where(plex_wanted.c.path.in_(chunk))
             for path, moods, styles in connection.execute(query):
                 found[asked[path]] = (moods, styles)
@@ -73,7 +72,7 @@ def taken_back(store: Store, paths: Collection[Path]) -> set[Path]:
     """Return those of the files whose genre the user took back with undo."""
     found: set[Path] = set()
     with store.transaction(write=False) as connection:
-        for chunk in cut(paths, CHUNK):
+        for chunk in cut(paths):
             query = sa.select(tracks.c.path).where(tracks.c.path.in_(chunk), tracks.c.undone)
             found.update(connection.execute(query).scalars())
     return found
@@ -89,7 +88,7 @@ def decided_paths(store: Store, paths: Collection[Path]) -> set[Path]:
     )
     found: set[Path] = set()
     with store.transaction(write=False) as connection:
-        for chunk in cut(asked, CHUNK):
+        for chunk in cut(asked):
             query = sa.select(tracks.c.path).where(tracks.c.path.in_(chunk), ~tracks.c.undone, said)
             found.update(asked[path] for path in connection.execute(query).scalars())
     return found

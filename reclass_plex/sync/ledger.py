@@ -17,11 +17,10 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from reclass_plex.batches import cut
 from reclass_plex.plex import EditRecord, Field, Plex, PlexItem, apply_edits, same_genres
-from reclass_plex.plex.client import cut
 from reclass_plex.plex.records import without
 from reclass_plex.store import Store
-from reclass_plex.sync.wanted import CHUNK
 from reclass_plex.tables import plex_edits
 
 EditState = Literal["planned", "done", "undone", "gone"]
@@ -74,7 +73,7 @@ class Ledger:
         """Return the standing edits of items, oldest first; items without any are left out."""
         edits: list[PlexEdit] = []
         with self._store.transaction(write=False) as connection:
-            for chunk in cut(rating_keys, CHUNK):
+            for chunk in cut(rating_keys):
                 query = self._standing().where(plex_edits.c.rating_key.in_(chunk))
                 edits += map(_edit, connection.execute(query))
         return _piles(edits)
@@ -115,14 +114,14 @@ class Ledger:
     def mark(self, ids: Iterable[int], state: EditState) -> None:
         """Say what became of edits."""
         with self._store.transaction() as connection:
-            for chunk in cut(ids, CHUNK):
+            for chunk in cut(ids):
                 change = plex_edits.update().where(plex_edits.c.id.in_(chunk))
                 connection.execute(change.values(state=state))
 
     def drop(self, ids: Iterable[int]) -> None:
         """Forget edits that were planned and never made."""
         with self._store.transaction() as connection:
-            for chunk in cut(ids, CHUNK):
+            for chunk in cut(ids):
                 connection.execute(plex_edits.delete().where(plex_edits.c.id.in_(chunk)))
 
     def settle(

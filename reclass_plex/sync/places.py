@@ -17,10 +17,10 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from reclass_plex.batches import cut
 from reclass_plex.plex import Plex, PlexTrack, spellings, to_local
-from reclass_plex.plex.client import LIST_PAGE, cut
+from reclass_plex.plex.client import LIST_PAGE
 from reclass_plex.store import Store
-from reclass_plex.sync.wanted import CHUNK
 from reclass_plex.tables import plex_items, plex_libraries
 
 RECENT_OVERLAP = 600  # seconds before the newest known track: several come in at once
@@ -100,7 +100,7 @@ class Places:
         """Drop tracks that are no longer on the server."""
         mine = plex_items.c.server == self._plex.uuid
         with self._store.transaction() as connection:
-            for chunk in cut(rating_keys, CHUNK):
+            for chunk in cut(rating_keys):
                 condition = plex_items.c.rating_key.in_(chunk)
                 connection.execute(plex_items.delete().where(mine, condition))
 
@@ -111,7 +111,7 @@ class Places:
         column = plex_items.c[f"{kind}_key"]
         files: dict[int, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
         with self._store.transaction(write=False) as connection:
-            for chunk in cut(keys, CHUNK):
+            for chunk in cut(keys):
                 query = sa.select(column, plex_items.c.rating_key, plex_items.c.path).where(
                     plex_items.c.server == self._plex.uuid, column.in_(chunk)
                 )
@@ -128,7 +128,7 @@ class Places:
         wanted = {spelling: path for path in paths for spelling in spellings(path)}
         found: dict[Path, list[Place]] = defaultdict(list)
         with self._store.transaction(write=False) as connection:
-            for chunk in cut(wanted, CHUNK):
+            for chunk in cut(wanted):
                 query = sa.select(
                     *(plex_items.c[name] for name in Place.__dataclass_fields__)
                 ).where(
@@ -179,7 +179,7 @@ class Places:
 
 
 def _keep(connection: sa.Connection, plex: Plex, tracks: Collection[PlexTrack], now: float) -> None:
-    for chunk in cut((track.rating_key for track in tracks), CHUNK):
+    for chunk in cut(track.rating_key for track in tracks):
         connection.execute(
             plex_items.delete().where(
                 plex_items.c.server == plex.uuid, plex_items.c.rating_key.in_(chunk)

@@ -17,6 +17,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from reclass_plex.batches import cut
 from reclass_plex.plex import (
     EditOutcome,
     EditRecord,
@@ -26,7 +27,6 @@ from reclass_plex.plex import (
     spellings,
     undo_edits,
 )
-from reclass_plex.plex.client import cut
 from reclass_plex.plex.records import FIELDS
 from reclass_plex.store import Store
 from reclass_plex.sync.ledger import EditState, Ledger, PlexEdit

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from reclass_plex.plex.client import cut
+from reclass_plex.batches import cut
 from reclass_plex.records import GenreScore
 from reclass_plex.store import Store
 from reclass_plex.tables import plex_wanted
@@ -27,7 +27,6 @@ STATES: tuple[State, ...] = get_args(State)
 BACKOFF_SECONDS = 60.0  # before the first retry, doubled for each further one: Plex scans soon
 MAX_BACKOFF_SECONDS = 6 * 3600.0
 PATIENCE_SECONDS = 14 * 86400.0  # since it was asked for: a folder that no library has
-CHUNK = 500  # values a statement; SQLite's limit was 999 variables before 3.32
 _TAGS = ("genres", "moods", "styles")
 
 
@@ -173,7 +172,7 @@ class Wanted:
                 return int(connection.execute(change).rowcount)
             return sum(
                 connection.execute(change.where(plex_wanted.c.path.in_(chunk))).rowcount
-                for chunk in cut(paths, CHUNK)
+                for chunk in cut(paths)
             )
 
     def counts(self) -> dict[State, int]:
@@ -225,5 +224,5 @@ def _wants(row: dict[str, Any]) -> bool:
 
 
 def _delete(connection: sa.Connection, paths: Collection[Path]) -> None:
-    for chunk in cut(paths, CHUNK):
+    for chunk in cut(paths):
         connection.execute(plex_wanted.delete().where(plex_wanted.c.path.in_(chunk)))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reclass_plex.batches import cut
 from reclass_plex.errors import ConfigError, printable, visible
 from reclass_plex.genres import (
     Taxonomy,
@@ -24,7 +25,6 @@ from reclass_plex.genres import (
     split_genres,
 )
 from reclass_plex.learned_genres import DIMS, ENCODER, FEATURES, OTHER
-from reclass_plex.plex.client import cut
 from reclass_plex.store import Store
 from reclass_plex.training.datasets.library import LabelledTrack
 from reclass_plex.training.datasets.own_files import LICENCE, artist_of

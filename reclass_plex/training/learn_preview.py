@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from reclass_plex.batches import cut
 from reclass_plex.evidence import share_out
 from reclass_plex.genres import genre_key
 from reclass_plex.heads import Head
 from reclass_plex.learned_genres import DIMS, ENCODER, user_genres
-from reclass_plex.plex.client import cut
 from reclass_plex.records import GenreScore, Verdict
 from reclass_plex.store import KnownTrack, Store
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from reclass_plex.batches import cut
 from reclass_plex.decided import Decisions
 from reclass_plex.errors import printable
 from reclass_plex.genres import Taxonomy, canonical_genre, genre_key, is_junk_genre, split_genres
 from reclass_plex.plex import Plex, PlexTrack, to_local
-from reclass_plex.plex.client import cut
 from reclass_plex.plex.records import without
 from reclass_plex.records import GenreScore
 from reclass_plex.store import Store
