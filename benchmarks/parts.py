@@ -50,7 +50,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "write: copy": ("tags:copy_range",),
     "write: hash": ("tags:hash_file",),
     "write: digest": ("tags:audio_digest",),
-    "write: mutagen": ("tags:_second_opinion",),
+    "write: mutagen": ("tags:second_opinion",),
     "write: delta": ("tags:make_delta",),
     "write: fsync": ("files:os.fsync", "files:sync_folder"),
     "write: rename": ("files:os.replace",),

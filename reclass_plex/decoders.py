@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from reclass_plex.config import TagOptions, WorkerOptions
@@ -136,12 +135,7 @@ class Decoders:
     def __enter__(self) -> Decoders:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def examine(self, path: Path, options: TagOptions) -> tuple[FileTags, str]:

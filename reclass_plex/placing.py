@@ -79,7 +79,8 @@ def place(store: Placements, order: Order) -> Placed:
     """Put a file at its target, or beside it under a numbered name if there is another file.
 
     If the same content is there already nothing happens. Raises FileError; the file is then as it
-    was, and nothing is in the tree.
+    was, and nothing is in the tree, but for one that changed while it was moved to another file
+    system: then the copy is there, and the file stays, too.
     """
     source, target = order.source, order.target
     with open_regular(source) as file:

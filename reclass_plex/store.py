@@ -1,6 +1,7 @@
-"""What is known, on disk: SQLite in WAL mode through SQLAlchemy. SQL is here, in
-`jobs`, `sync`, `notices`, `placements` and `upkeep`, which keep their own tables, and in `browse*`,
-which read.
+"""What is known, on disk: SQLite in WAL mode through SQLAlchemy.
+
+Some tables have a module of their own, which asks in SQL too: `jobs`, `decided`, `placements`,
+`notices`, `web_keys`, `sync`. So do those that only read: `browse*`, `heard`, `preview`.
 
 Tables: `tracks` (one row a file), `verdicts` and `embeddings` (one row an audio digest, so that a
 moved, copied or retagged file is known again), `runs` and `journal` (what was changed, and what it
@@ -221,7 +222,7 @@ class Store:
     def transaction(self, *, write: bool = True) -> Iterator[sa.Connection]:
         """Run one transaction; turn what SQLite refuses (disk full, locked) into StoreError.
 
-        For this module and `jobs`, which keeps its table in the same database.
+        Also for the modules with tables of their own, in the same database.
         """
         try:
             connection = self._engine.connect().execution_options(reclass_write=write)

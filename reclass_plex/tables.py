@@ -1,5 +1,4 @@
-"""The store's tables, as the newest migration leaves them, for `store`, `jobs`, `decided` and
-`sync` alone.
+"""The store's tables, as the newest migration leaves them, for the modules that ask in SQL.
 
 Times are seconds since the epoch, UTC. Paths are bytes, because a name need not be valid Unicode.
 """

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reclass_plex import changes, placing, sync
+from reclass_plex.browse_history import find_run
 from reclass_plex.changes import UndoResult
 from reclass_plex.config import TagOptions
 from reclass_plex.decided import Decisions
@@ -117,7 +118,7 @@ def plan_undo(
     """
     if run_id is None and path is None and since is None and track_ids is None:
         raise ConfigError("say what is to be taken back: a run, tracks, or since when")
-    if run_id is not None and run_id not in [one.id for one in store.list_runs()]:
+    if run_id is not None and find_run(store, run_id) is None:
         raise NoSuchRun(f"--run {run_id}: there is no such run; see reclass-plex history")
     if track_ids is not None and not 0 < len(track_ids) <= MAX_TRACKS:
         raise ConfigError(f"{len(track_ids)} tracks: name 1 to {MAX_TRACKS} at once")
