@@ -73,7 +73,10 @@ def train(
     folds: Annotated[int, typer.Option(min=2, max=100, help="Of the cross-validation.")] = 5,
     hidden: Annotated[
         str | None,
-        typer.Option(help="Widths of inner layers, as 512,128; 0 for a logistic head."),
+        typer.Option(
+            help="Widths of inner layers, as 512,128; 0 for a logistic head. fma-mlp has one without"
+            " bound, if not told."
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="At most; rounds of trees, steps of a logistic head.")

@@ -1,11 +1,12 @@
 """Heads: from a window's features to calibrated probabilities of genres.
 
 A head standardises its input, (x - mean) / deviation, limits it where the card says so, and passes
-it to one of five classifiers (`kind`). Where it has `quantiles`, each feature is first replaced by
+it to one of six classifiers (`kind`). Where it has `quantiles`, each feature is first replaced by
 its normal score (`normal_scores`), which tames features of any distribution.
 
 - logistic: softmax(z W + b);
 - mlp: linear layers with ReLU between them;
+- kernel: a network whose inner layer has no bound (`kernels`): k(z, centres) W;
 - xgboost: boosted trees, stored as XGBoost's own JSON;
 - network: a whole network (`networks`), which hears a spectrogram or hidden states and standardises
   for itself; what it began as is in the card's notes;
@@ -36,13 +37,17 @@ from torch import Tensor
 from reclass_plex.encoders import Readout
 from reclass_plex.errors import ModelError, printable
 from reclass_plex.formats import read_file
+from reclass_plex.kernels import kernel_logits
 from reclass_plex.models import check_shapes, load_tensors
 from reclass_plex.networks import NetworkSpec, ask_network, restore_network, tensor_shapes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-GIVEN = {"mean", "deviation", "quantiles", "input_mean", "input_deviation", "input_norm", "sign"}
+GIVEN = {
+    "mean", "deviation", "quantiles", "centres", "input_mean", "input_deviation", "input_norm",
+    "sign",
+}  # fmt: skip
 CARD, TENSORS, TREES = "card.json", "head.safetensors", "trees.json"
 
 
@@ -66,7 +71,7 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str
-    kind: Literal["logistic", "mlp", "xgboost", "tags", "network"]
+    kind: Literal["logistic", "mlp", "kernel", "xgboost", "tags", "network"]
     taxonomy: str
     genres: tuple[str, ...] = Field(min_length=2)
     features: str  # fma518, musicnn-msd, musicnn, or the name of a fetched encoder
@@ -77,6 +82,7 @@ class ModelCard(BaseModel):
     window_seconds: float = Field(gt=0)
     limit: float | None = Field(default=None, gt=0)  # of the standardised input, both ways
     quantiles: int | None = Field(default=None, ge=2)  # a feature; set when the head is made
+    centres: int | None = Field(default=None, gt=0)  # of a kernel; set when the head is made
     temperature: float = Field(default=1.0, gt=0)
     sharpness: float = Field(default=1.0, gt=0)  # of several windows, see evidence.pool_windows
     hidden: tuple[int, ...] = ()  # widths of an mlp's inner layers
@@ -106,6 +112,8 @@ class ModelCard(BaseModel):
             self.network.dims != self.dims or self.quantiles is not None or self.limit is not None
         ):
             raise ValueError("'network' takes as many numbers as 'dims', as they are")
+        if self.centres is not None and self.kind != "kernel":
+            raise ValueError("'centres' belong to a head of kind kernel, and only there")
         if self.known is not None and not 2 <= self.known < len(self.genres):
             raise ValueError("'known' must leave at least one genre to the tags")
         return self
@@ -118,7 +126,10 @@ class ModelCard(BaseModel):
         shapes: dict[str, tuple[int, ...]] = {"mean": (d,), "deviation": (d,)}
         if self.quantiles is not None:
             shapes["quantiles"] = (d, self.quantiles)
-        if self.kind == "logistic":
+        if self.kind == "kernel":
+            centres = self.centres or 0
+            shapes |= {"centres": (centres, d), "weight": (centres, k)}
+        elif self.kind == "logistic":
             shapes |= {"weight": (d, k), "bias": (k,)}
         elif self.kind == "mlp":
             widths = (d, *self.hidden, k)
@@ -142,6 +153,8 @@ class Head:
         quantiles = tensors.get("quantiles")
         if quantiles is not None and quantiles.ndim == 2 and card.quantiles is None:
             card = card.model_copy(update={"quantiles": quantiles.shape[-1]})
+        if "centres" in tensors and card.centres is None:
+            card = card.model_copy(update={"centres": len(tensors["centres"])})
         check_shapes(tensors, card.tensor_shapes())
         if card.kind != "network" and bool((tensors["deviation"] <= 0).any()):
             raise ModelError("deviation holds values that are not positive")
@@ -192,6 +205,8 @@ class Head:
 
             margins = self._booster.predict(xgboost.DMatrix(z.numpy()), output_margin=True)
             return torch.from_numpy(margins.reshape(len(z), -1))
+        if self.card.kind == "kernel":
+            return kernel_logits(z, t["centres"], t["weight"])
         if self.card.kind == "mlp":
             for i in range(len(self.card.hidden)):
                 z = torch.relu(z @ t[f"weight{i}"] + t[f"bias{i}"])

@@ -196,15 +196,15 @@ def test_a_model_of_tags_has_a_card(tmp_path: Path) -> None:
     figures = runs.finish_run(run, SILENT)
     card = load_tagger_card(run)
     assert card is not None
-    assert (card.tags, card.kind, card.features, card.dims) == (GENRES, "mlp", "fma518", 6)
+    assert (card.tags, card.kind, card.features, card.dims) == (GENRES, "kernel", "fma518", 6)
     assert (card.licence, card.date, card.recordings) == ("CC0-1.0", "2026-11-22", 90)
     assert card.roc_auc.value == figures["roc_auc"]["value"]
     assert card.average_precision["Jazz"] == figures["labels"][1]["average_precision"]
     assert card.rests_on["Metal"] == "30 recordings of t"
     shown = inspect_model(run)
     assert shown.problems == ()
-    assert shown.facts["kind"] == "tags, mlp"
-    assert shown.facts["parameters"] == str(6 * 256 + 256 + 256 * 3 + 3)
+    assert shown.facts["kind"] == "tags, kernel"
+    assert shown.facts["parameters"] == str(90 * 3)
     assert "90 recordings" in shown.facts["measured ROC-AUC"]
     other = begin(tmp_path / "other", tmp_path / "t.csv")
     runs.finish_run(other, SILENT)

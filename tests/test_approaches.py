@@ -19,11 +19,12 @@ from reclass_plex.heads import Head, ModelCard, normal_scores
 from reclass_plex.training.approaches import (
     APPROACHES,
     Settings,
-    build,
     check_table,
     make_settings,
 )
+from reclass_plex.training.approaches import build as build_approach
 from reclass_plex.training.approaches.base import (
+    Approach,
     Examples,
     Fit,
     Round,
@@ -46,6 +47,14 @@ def one_thread() -> Iterator[None]:
     with threadpool_limits(1):
         yield
     torch.set_num_threads(before)
+
+
+DESCENT = "fma-mlp by descent"  # --hidden 256
+
+
+def build(name: str, settings: Settings, *, device: str, threads: int) -> Approach:
+    name = "fma-mlp" if name == DESCENT else name
+    return build_approach(name, settings, device=device, threads=threads)
 
 
 class Memory:
@@ -85,11 +94,13 @@ def small(name: str, **given: object) -> Settings:
     chosen: dict[str, object] = {"epochs": 12, "batch": 16, "learning_rate": 0.02}
     if name == "xgboost":
         chosen = {"epochs": 60, "learning_rate": 0.3}
+    if name == DESCENT:
+        name, chosen = "fma-mlp", {"hidden": (256,), **chosen}
     return make_settings(name, chosen | given)
 
 
 @pytest.mark.parametrize("tags", [False, True])
-@pytest.mark.parametrize("name", ["baseline", "xgboost", "fma-mlp", "mert"])
+@pytest.mark.parametrize("name", ["baseline", "xgboost", "fma-mlp", DESCENT, "mert"])
 def test_every_approach_learns(name: str, tags: bool) -> None:
     layers = (3, 7) if name == "mert" else ()
     train, held = parts(make_table(windows=2, layers=layers, tags=tags, dims=12))
@@ -104,7 +115,7 @@ def test_every_approach_learns(name: str, tags: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["xgboost", "fma-mlp", "mert"])
+@pytest.mark.parametrize("name", ["xgboost", "fma-mlp", DESCENT, "mert"])
 @pytest.mark.parametrize("die_at", [1, 4])
 def test_a_fit_that_died_goes_on_to_the_same_bits(name: str, die_at: int) -> None:
     layers = (3, 7) if name == "mert" else ()
@@ -138,7 +149,9 @@ def test_the_layer_that_tells_gets_the_weight() -> None:
 def test_early_stopping_keeps_the_best_epoch() -> None:
     train, held = parts(make_table(60, dims=30, seed=3))
     # A network that may learn the training examples by heart.
-    settings = small("fma-mlp", epochs=200, dropout=0, input_dropout=0, mixup=0, weight_decay=0)
+    settings = small(
+        "fma-mlp", hidden=(256,), epochs=200, dropout=0, input_dropout=0, mixup=0, weight_decay=0
+    )
     fit = build("fma-mlp", settings, device="cpu", threads=1).fit(train, held, None, Memory())
     losses = [line.tune_loss for line in fit.log if line.tune_loss is not None]
     assert len(losses) == len(fit.log) == fit.rounds + settings.patience
@@ -151,7 +164,7 @@ def test_early_stopping_keeps_the_best_epoch() -> None:
 
 def test_without_held_out_examples_it_takes_just_so_many_rounds() -> None:
     train, _ = parts(make_table(60))
-    for name in ("xgboost", "fma-mlp"):
+    for name in ("xgboost", "fma-mlp", DESCENT):
         approach = build(name, small(name), device="cpu", threads=1)
         assert approach.fit(train, None, 7, Memory()).rounds == 7
 
@@ -217,7 +230,7 @@ def test_a_feature_that_is_always_the_same_does_no_harm() -> None:
     rows = table.rows.copy()
     rows[:, 2] = 1234.5
     train, held = parts(replace(table, rows=rows))
-    for name in ("baseline", "fma-mlp"):
+    for name in ("baseline", "fma-mlp", DESCENT):
         fit = build(name, small(name), device="cpu", threads=1).fit(train, held, None, Memory())
         assert np.isfinite(fit.model.logits(held.rows[held.index])).all()
         assert float(fit.model.tensors["deviation"][2]) == 1
@@ -267,13 +280,14 @@ def test_normal_scores_of_what_many_share_stand_in_the_middle() -> None:
     torch.testing.assert_close(levels, expected, atol=2e-3, rtol=0)
 
 
-def test_a_head_with_quantiles_answers_as_its_model_and_refuses_damaged_ones() -> None:
+@pytest.mark.parametrize("name", ["fma-mlp", DESCENT])
+def test_a_head_with_quantiles_answers_as_its_model_and_refuses_damaged_ones(name: str) -> None:
     train, held = parts(make_table(90))
-    model = build("fma-mlp", small("fma-mlp"), device="cpu", threads=1)
+    model = build(name, small(name), device="cpu", threads=1)
     fitted = model.fit(train, held, None, Memory()).model
     names = ("Blues", "Jazz", "Metal")
     card = ModelCard(
-        name="made", kind="mlp", taxonomy="own", genres=names, features="fma518", dims=6,
+        name="made", kind=fitted.kind, taxonomy="own", genres=names, features="fma518", dims=6,
         excerpt="full", rate="native", window_seconds=30, limit=fitted.limit, hidden=fitted.hidden,
         training_data="", licence="", split="", measured=(), date="", command="",
         rests_on=dict.fromkeys(names, ""),

@@ -82,6 +82,8 @@ def make_trees() -> str:
 def make_head(kind: str) -> Head:
     if kind == "mlp":
         card = make_card(kind="mlp", hidden=(6, 3), temperature=1.5, limit=2.0)
+    elif kind == "kernel":
+        card = make_card(kind="kernel", centres=4, temperature=0.8)
     elif kind == "xgboost":
         card = make_card(kind="xgboost", temperature=2.0)
         return Head(card, make_tensors(card), make_trees())
@@ -97,6 +99,15 @@ def softmax(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(e / e.sum(1, keepdims=True))
 
 
+def numpy_kernel(x: np.ndarray[Any, Any], centres: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    a, b = (np.hstack([one / DIMS**0.5, np.ones((len(one), 1))]) for one in (x, centres))
+    lengths = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+    angle = np.arccos(a @ b.T / lengths)
+    arc_cosine_0 = 1 - angle / np.pi
+    arc_cosine_1 = lengths * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / np.pi
+    return np.asarray(arc_cosine_1 + a @ b.T * arc_cosine_0 + 1)
+
+
 def expected(kind: str) -> np.ndarray[Any, Any]:
     """The same in NumPy, from the module's description."""
     head = make_head(kind)
@@ -109,6 +120,8 @@ def expected(kind: str) -> np.ndarray[Any, Any]:
         z = np.maximum(z @ t["weight0"] + t["bias0"], 0)
         z = np.maximum(z @ t["weight1"] + t["bias1"], 0)
         return softmax((z @ t["weight2"] + t["bias2"]) / 1.5)
+    if kind == "kernel":
+        return softmax(numpy_kernel(z, t["centres"]) @ t["weight"] / 0.8)
     if kind == "tags":
         known = softmax((z @ t["weight"] + t["bias"]) / 1.3)
         further = z @ t["tag_weight"] + t["tag_bias"] - known @ t["tag_usual"]
@@ -118,7 +131,7 @@ def expected(kind: str) -> np.ndarray[Any, Any]:
     return softmax(booster.inplace_predict(z.astype(np.float32), predict_type="margin") / 2.0)
 
 
-KINDS = ("logistic", "mlp", "xgboost", "tags")
+KINDS = ("logistic", "mlp", "kernel", "xgboost", "tags")
 
 
 @pytest.mark.parametrize("kind", KINDS)

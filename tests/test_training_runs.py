@@ -96,7 +96,7 @@ def results(folder: Path) -> dict[str, bytes]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     csv = write_csv(make_table(), folder / "table.csv")
-    run = begin(folder / "run", csv, "fma-mlp")
+    run = begin(folder / "run", csv, "fma-mlp", hidden=(256,))
     runs.finish_run(run, SILENT)
     return run
 
@@ -234,7 +234,7 @@ def test_a_run_of_tags(tmp_path: Path) -> None:
     answers, asked = evaluate_model(trained, replace(table, name="fma518"))
     assert asked["roc_auc"]["value"] > 0.9
     assert (answers.probabilities > 0).all() and (answers.probabilities < 1).all()
-    assert inspect_model(tmp_path / "fma-mlp").facts["kind"] == "tags, mlp"
+    assert inspect_model(tmp_path / "fma-mlp").facts["kind"] == "tags, kernel"
     first, second = (read_predictions(tmp_path / name) for name in ("baseline", "fma-mlp"))
     found = compare(first, second)
     assert found.test is None
@@ -283,9 +283,14 @@ class Child:
         self.process.stdout.close()
 
 
+@pytest.mark.parametrize("infinite", [False, True])
 def test_a_run_that_is_killed_over_and_over_ends_in_the_same_bytes(
-    finished: Path, tmp_path: Path
+    infinite: bool, finished: Path, tmp_path: Path
 ) -> None:
+    if infinite:  # large enough that a kill falls amid its few steps
+        csv = write_csv(make_table(500, dims=20, seed=1), tmp_path / "table.csv")
+        finished = begin(tmp_path / "run", csv, "fma-mlp", epochs=9)
+        runs.finish_run(finished, SILENT)
     killed = tmp_path / "killed"
     killed.mkdir()
     shutil.copy(finished / "run.json", killed)

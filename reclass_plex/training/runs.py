@@ -44,7 +44,7 @@ from reclass_plex.training.checkpoints import (
 from reclass_plex.training.judging import Answers, Calibration, calibrate, judge, pool
 from reclass_plex.training.metrics import Floats, Labels
 from reclass_plex.training.run_config import RUN, RunConfig, read_config, read_tables
-from reclass_plex.training.splits import Division, Fold, divide
+from reclass_plex.training.splits import Division, Fold, divide, group_numbers
 from reclass_plex.training.table import FeatureTable, fingerprint
 
 CHECKPOINT = "checkpoint"
@@ -255,7 +255,8 @@ def examples(table: FeatureTable, recordings: Labels, balanced: bool) -> Example
     if balanced and not table.multi_label:
         weights /= np.bincount(table.labels[recordings])[labels]
     weights *= len(weights) / weights.sum()
-    return Examples(table.rows, rows, targets, weights, len(table.label_names))
+    groups = group_numbers(table)[owner]
+    return Examples(table.rows, rows, targets, weights, groups, len(table.label_names))
 
 
 def _rows_of(table: FeatureTable, recordings: Labels) -> Labels:

@@ -42,7 +42,7 @@ class TaggerCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str
-    kind: Literal["logistic", "mlp", "xgboost", "network"]
+    kind: Literal["logistic", "mlp", "kernel", "xgboost", "network"]
     tags: tuple[str, ...] = Field(min_length=2)
     features: str
     dims: int = Field(gt=0)

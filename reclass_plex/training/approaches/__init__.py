@@ -17,6 +17,7 @@ from reclass_plex.errors import ConfigError
 from reclass_plex.training.approaches.base import Approach
 from reclass_plex.training.table import LONG_ROW, FeatureTable
 
+QUANTILES = 200  # a feature, to give it a normal distribution
 MEL = "mel"  # log-mel windows, as MusiCNN hears them
 
 
@@ -26,7 +27,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hidden: tuple[int, ...] = ()  # widths of inner layers; none is a logistic head
-    # At most; of boosted trees their rounds, of a logistic head its steps to a weaker penalty.
+    infinite: bool = False  # one inner layer of infinite width instead
+    # At most. Of trees their rounds, of logistic and infinite heads steps to a weaker penalty.
     epochs: int = Field(default=60, gt=0, le=100_000)
     patience: int = Field(default=10, gt=0)
     batch: int = Field(default=128, gt=0)
@@ -73,9 +75,9 @@ APPROACHES: Mapping[str, Recipe] = {
         defaults={"epochs": 1000, "patience": 100, "learning_rate": 0.05},
     ),
     "fma-mlp": Recipe(
-        "the 518 features into a small network: the two-minute model",
+        "the 518 features into a network of infinite width: the two-minute model",
         "network",
-        defaults={"hidden": (256,), "learning_rate": 3e-3, "epochs": 40, "quantiles": 200},
+        defaults={"infinite": True, "learning_rate": 3e-3, "epochs": 40, "quantiles": QUANTILES},
     ),
     "musicnn": Recipe("a head on MusiCNN", "network", ("musicnn",), defaults=_ON_EMBEDDINGS),
     "mert": Recipe(
@@ -111,6 +113,8 @@ def make_settings(approach: str, given: Mapping[str, Any], features: str = "") -
 
     recipe = find_approach(approach)
     defaults = _ON_BLOCKS if parse_top(features) else recipe.defaults
+    if "hidden" in given:
+        defaults = {**defaults, "infinite": False}
     try:
         return Settings.model_validate({**defaults, **given})
     except ValidationError as error:
@@ -167,6 +171,10 @@ def build(
         return BoostedTrees(s.epochs, s.patience, s.learning_rate, s.depth, s.seed, threads, device)
     if learner in {"cnn", "transfer"} or parse_top(origin.features):
         return _deep(learner, s, device, origin)
+    if s.infinite:
+        from reclass_plex.training.approaches.infinite import InfiniteNetwork
+
+        return InfiniteNetwork(s.quantiles or QUANTILES, s.epochs, s.seed)
     from reclass_plex.training.approaches.descent import DescentApproach
     from reclass_plex.training.approaches.logistic import LogisticApproach
     from reclass_plex.training.approaches.network import NetworkOptions

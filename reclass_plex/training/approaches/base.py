@@ -18,24 +18,27 @@ import torch
 from torch import Tensor
 
 from reclass_plex.heads import is_learned, normal_scores, quantile_levels
+from reclass_plex.kernels import kernel_logits
 from reclass_plex.networks import NetworkSpec, ask_network, restore_network
 from reclass_plex.training.metrics import Floats, Labels
 from reclass_plex.training.table import ROWS_AT_ONCE, Rows, rows_at_once
 
-Kind = Literal["logistic", "mlp", "xgboost", "network"]
+Kind = Literal["logistic", "mlp", "kernel", "xgboost", "network"]
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Some rows of a table: `index` (m,) says which, `weights` (m,) sum to m.
 
-    `targets` is (m,) int64 below `classes`, or (m, classes) float32 of zeros and ones for tags.
+    `groups` (m,) has the same number where rows are of one artist (or recording). `targets` is (m,)
+    int64 below `classes`, or (m, classes) float32 of zeros and ones for tags.
     """
 
     rows: Rows
     index: Labels
     targets: npt.NDArray[Any]
     weights: Floats
+    groups: Labels
     classes: int
 
     @property
@@ -109,6 +112,8 @@ class Model:
             z = z.clamp(-self.limit, self.limit)
         if self.trees is not None:
             return self._margins(z)
+        if self.kind == "kernel":
+            return kernel_logits(z, self.tensors["centres"], self.tensors["weight"]).numpy()
         if self.kind == "logistic":
             return (z @ self.tensors["weight"] + self.tensors["bias"]).numpy()
         last = len(self.hidden)
