@@ -74,8 +74,8 @@ def train(
     hidden: Annotated[
         str | None,
         typer.Option(
-            help="Widths of inner layers, as 512,128; 0 for a logistic head. fma-mlp has one without"
-            " bound, if not told."
+            help="Widths of inner layers, as 512,128; 0 for a logistic head. Without, fma-mlp has"
+            " one that is infinitely wide."
         ),
     ] = None,
     epochs: Annotated[
