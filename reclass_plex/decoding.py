@@ -35,7 +35,7 @@ def serve(descriptor: int, parent: int, memory: int) -> None:
     line = Connection(descriptor)
     from reclass_plex import audio, tags  # noqa: F401 - before the memory is counted
 
-    _limit_memory(memory)
+    limit_memory(memory)
     with suppress(EOFError, ConnectionError):
         line.send(True)
         while True:
@@ -110,7 +110,7 @@ def _prepare(parent: int) -> None:
     threading.Thread(target=mind_parent, name="parent", daemon=True).start()
 
 
-def _limit_memory(memory: int) -> None:
+def limit_memory(memory: int) -> None:
     """Let allocations fail beyond `memory` bytes more than there are now; no core on a crash."""
     used = 0
     with suppress(OSError):

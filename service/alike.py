@@ -59,7 +59,9 @@ class Alike:
         def work(progress: Progress) -> dict[str, object]:
             progress.begin(len(files))
             with self._connect() as plex:
-                made = write_files(self._store, plex, title, files, may_replace)
+                made = write_files(
+                    self._store, plex, title, files, may_replace, progress.should_stop
+                )
             for path in made.missing:
                 progress.fail(printable(path), "Plex does not have it")
             progress.advance(made.count)

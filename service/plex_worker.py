@@ -7,6 +7,7 @@ waits in the store.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 from reclass_plex.config import Config
 from reclass_plex.errors import ConfigError, PlexError, ReclassError, StoreBusy
 from reclass_plex.hours import quiet_until
-from reclass_plex.jobs import Jobs
+from reclass_plex.jobs import CLOCK_TOLERANCE, Jobs
 from reclass_plex.plex import Plex, library_folders
 from reclass_plex.remote import PlexStatus
 from reclass_plex.store import Store
@@ -71,6 +72,7 @@ class PlexWorker:
         self._worked_with: Plex | None = None  # the connection of the last round
         self._pause = 0.0  # after the last round
         self._next_round = 0.0
+        self._seen = math.inf  # the clock at the last step
         self._lock = threading.Lock()  # guards what other threads leave here:
         self._hints: dict[int, Hint] = {}
         self._asked_recent = False
@@ -162,6 +164,7 @@ class PlexWorker:
         Raises StoreError. What Plex raises is met here.
         """
         self._take_configuration()
+        self._mind_clock(now)
         try:
             plex = self._link.connect(now)
             if plex is not None:
@@ -173,6 +176,16 @@ class PlexWorker:
         except (ConfigError, PlexError) as error:
             self._link.lose(error, now)
         return self._until_next(now)
+
+    def _mind_clock(self, now: float) -> None:
+        """Wait for no time that a clock which ran ahead has put far away."""
+        former, self._seen = self._seen, now
+        if now >= former - CLOCK_TOLERANCE:
+            return
+        self._wanted.mind_clock(now)
+        self._next_round = self._link.next_attempt = now
+        if self._hints_since is not None:
+            self._hints_since = now
 
     def _take_configuration(self) -> None:
         with self._lock:

@@ -22,10 +22,12 @@ from test_web import TOKEN, Daemon, ask
 
 from reclass_plex.cli import app
 from reclass_plex.config import Config, WebOptions, load_config
+from reclass_plex.errors import StoreBusy
 from reclass_plex.plex import Plex
 from reclass_plex.remote import RadioRequest
 from reclass_plex.store import Store
 from reclass_plex.stream_source import DEVICES
+from reclass_plex.sync import write_files
 from service import alike
 from service.actions import Actions
 from service.events import Events
@@ -147,6 +149,17 @@ def test_what_a_playlist_cannot_hold_is_named_in_it() -> None:
     ]
     (said,) = (line for line in text.splitlines() if line.startswith("# "))
     assert "two\\nlines.mp3" in said and "line end" in said
+
+
+def test_a_playlist_waits_for_who_lists_a_library(site: Site) -> None:
+    """Both drop what is not in their list: at once, they would drop each other's tracks."""
+    files = [site.home / "music" / HEARD[0]]
+    with (
+        Plex(load_config(site.home / "config.yaml").plex, site.server.token) as plex,
+        site.store.writing_plex(),
+        pytest.raises(StoreBusy),
+    ):
+        write_files(site.store, plex, "Busy", files, lambda one: None, lambda: True)
 
 
 def test_a_playlist_is_written_to_plex_and_none_is_replaced_unasked(site: Site) -> None:

@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 import wave
 from collections.abc import Iterator
@@ -408,6 +410,27 @@ def test_a_child_draws_and_decodes(visitor: Visitor, store: Store, song: Path) -
     with wave.open(io.BytesIO(visitor.get(f"/tracks/{track}/excerpt.wav").content)) as heard:
         assert heard.getframerate() == 22050
         assert 20 < heard.getnframes() / 22050 < 31
+
+
+def test_a_file_that_asks_for_all_memory_gets_a_part(song: Path) -> None:
+    script = """
+import sys
+from reclass_plex import audio
+from service.web import child
+audio.decode_excerpt = lambda path, excerpt: bytearray(child.MEMORY + 1)
+sys.exit(child.main())
+"""
+    with song.open("rb") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", script, "excerpt", str(file.fileno())],
+            pass_fds=[file.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.strip() == "it needs over 1 GiB of memory: damaged, or made so"
 
 
 def test_what_is_heard_window_by_window(visitor: Visitor, store: Store, song: Path) -> None:

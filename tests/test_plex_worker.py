@@ -397,6 +397,22 @@ def test_rounds_are_the_farther_apart_the_more_there_is_to_do(bench: Bench) -> N
     assert all(genres == ["Jazz"] for genres in bench.genres())
 
 
+def test_a_clock_that_ran_ahead_holds_nothing_up(bench: Bench) -> None:
+    wrong = NOW + 1e7
+    early, late = bench.files("A/B/1.flac", "A/B/2.flac")
+    bench.want(early, now=wrong)
+    bench.worker.step(wrong)  # Plex does not know the file yet: it is to be looked for later
+    assert bench.worker.status().pending == 1
+    bench.scan()
+    bench.worker.step(NOW)
+    assert bench.genres() == [["Jazz"], []]
+    bench.want(late, "Rock", now=wrong)  # by a daemon that was ended before the clock was set
+    again = PlexWorker(bench.store, bench.jobs, bench.config, bench.read_token)
+    again.step(NOW + 1)
+    again.stop()
+    assert bench.genres() == [["Jazz"], ["Rock"]]
+
+
 def test_in_quiet_hours_nothing_is_written_but_news_are_heard(bench: Bench) -> None:
     (path,) = bench.files("A/B/x.flac")
     (track,) = bench.scan()

@@ -10,6 +10,7 @@ from pathlib import Path
 from reclass_plex.plex import Playlist, Plex, find_playlist, write_playlist
 from reclass_plex.store import Store
 from reclass_plex.sync.places import Places
+from reclass_plex.sync.undo import LOCK_SECONDS
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,20 @@ def write_files(
     name: str,
     files: Sequence[Path],
     may_replace: Callable[[Playlist], object],
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> PlexPlaylist:
     """Make a playlist of files, in order. One of this name is given to `may_replace` first, which
-    raises what it likes. Raises PlexError.
+    raises what it likes. Raises PlexError, and StoreBusy if a round of edits takes very long.
     """
     existing = find_playlist(plex, name)
     if existing is not None:
         may_replace(existing)
-    now = time.time()
-    places = Places(store, plex)
-    places.complete(now)
-    found = places.find(files, now)
+    # Who lists a library drops what is not in that list: two at once would drop each other's.
+    with store.writing_plex(LOCK_SECONDS, should_stop):
+        now = time.time()
+        places = Places(store, plex)
+        places.complete(now)
+        found = places.find(files, now)
     keys = {path: found[path][0].rating_key for path in files if found.get(path)}
     made = write_playlist(plex, name, list(dict.fromkeys(keys.values())))
     return PlexPlaylist(made.count, tuple(path for path in files if path not in keys))

@@ -138,6 +138,12 @@ class Wanted:
             due = connection.execute(query).scalar()
         return None if due is None else float(due)
 
+    def mind_clock(self, now: float) -> None:
+        """Make due what waits longer than anything may: a clock that ran ahead was set back."""
+        waits = (plex_wanted.c.state == "waiting") & (plex_wanted.c.due > now + MAX_BACKOFF_SECONDS)
+        with self._store.transaction() as connection:
+            connection.execute(plex_wanted.update().where(waits).values(due=now))
+
     def done(self, rows: Iterable[WantedRow], messages: dict[Path, str] | None = None) -> None:
         """Close rows, unless something else was wanted for a file since it was read."""
         said = messages or {}

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from reclass_plex.records import Excerpt, Waveform
+
 EXCERPT_SECONDS = 30.0
 CPU_SECONDS = 60  # then the system ends it
+MEMORY = 1 << 30  # bytes that a file may take: a damaged one may ask for all there is
 RATE = 22050  # Hz, of what is drawn and played
 SHORTEST_SECONDS = 3.0  # of audio that has windows
 WIDTH, HEIGHT = 900, 180  # pixels
@@ -46,6 +49,9 @@ def main() -> int:
         answer = {"spectrogram": spectrogram, "excerpt": excerpt, "windows": windows}[what](path)
     except ReclassError as error:
         print(getattr(error, "reason", error), file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(f"it needs over {MEMORY >> 30} GiB of memory: damaged, or made so", file=sys.stderr)
         return 1
     sys.stdout.buffer.write(answer)
     return 0
@@ -81,13 +87,13 @@ def excerpt(path: Path) -> bytes:
 
 def windows(path: Path) -> bytes:
     """Return JSON: what MusiCNN's last stage of the shipped ensemble hears, window by window."""
-    from reclass_plex.audio import decode_excerpt
     from reclass_plex.config import EnsembleOptions
     from reclass_plex.ensemble import Ensemble
     from reclass_plex.errors import NotAudio
 
     ensemble = Ensemble(EnsembleOptions(learned_genres=False))
-    waveform = decode_excerpt(path, ensemble.excerpt)
+    ensemble.load()  # before the memory is counted
+    waveform = _decode(path, ensemble.excerpt)
     if waveform.seconds < SHORTEST_SECONDS:
         raise NotAudio(path, f"is shorter than {SHORTEST_SECONDS:g} s")
     return json.dumps(
@@ -102,10 +108,19 @@ def windows(path: Path) -> bytes:
 
 
 def _samples(path: Path) -> npt.NDArray[np.float32]:
-    from reclass_plex.audio import decode_excerpt, resample
+    from reclass_plex.audio import resample
     from reclass_plex.records import Excerpt
 
-    return resample(decode_excerpt(path, Excerpt(EXCERPT_SECONDS)), RATE).samples
+    return resample(_decode(path, Excerpt(EXCERPT_SECONDS)), RATE).samples
+
+
+def _decode(path: Path, excerpt: Excerpt) -> Waveform:
+    """Decode within bounds of memory, which hold from here on."""
+    from reclass_plex.audio import decode_excerpt
+    from reclass_plex.decoding import limit_memory
+
+    limit_memory(MEMORY)
+    return decode_excerpt(path, excerpt)
 
 
 def _png(image: npt.NDArray[np.uint8]) -> bytes:
