@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from reclass_plex.training.extraction import read_table
 from reclass_plex.training.inspection import inspect_model
 from reclass_plex.training.judging import Answers, Calibration, calibrate, judge, pool
 from reclass_plex.training.report import write_report
+from reclass_plex.training.report_plots import draw_labels
 from reclass_plex.training.run_config import RunConfig, Source, read_tables
 from reclass_plex.training.run_outputs import write_predictions
 from reclass_plex.training.splits import LEAK, divide
@@ -130,6 +132,14 @@ def test_a_report_is_one_file_that_needs_nothing(finished: Path) -> None:
     log = (finished / "log.csv").read_text().splitlines()
     assert log[0].startswith("fit,number,train_loss,tune_loss")
     assert len(log) == 1 + 3 * 4 + 4
+
+
+def test_a_label_is_drawn_as_it_is_called(tmp_path: Path) -> None:
+    names = ("$#1 & $2", r"$\frac", "Metal")
+    told = [{"label": name, "f1": 0.5, "recordings": 3} for name in names]
+    draw_labels({"multi_label": False, "labels": told}, tmp_path / "labels.svg")
+    drawn = ElementTree.parse(tmp_path / "labels.svg").getroot()
+    assert set(names) <= {text.strip() for text in drawn.itertext()}
 
 
 def test_a_report_looks_only_at_neighbours_that_it_may_see(finished: Path) -> None:

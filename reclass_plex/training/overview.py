@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reclass_plex.errors import ConfigError
-from reclass_plex.files import naming_errors
+from reclass_plex.training.drawing import new_figure, save_figure
 from reclass_plex.training.table import LONG_ROW, FeatureTable, average_layers, recording_means
 
 if TYPE_CHECKING:
@@ -86,14 +86,11 @@ def summarise_table(table: FeatureTable) -> Overview:
 def draw_overview(table: FeatureTable, path: Path) -> None:
     """Draw the labels' counts, and the recordings by PCA and by t-SNE. Raises ConfigError."""
     try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
     except ImportError as error:
         raise ConfigError(
-            f"--overview needs scikit-learn and matplotlib ({error}): pip install"
-            " 'reclass-plex[train]'"
+            f"--overview needs scikit-learn ({error}): pip install 'reclass-plex[train]'"
         ) from error
     z = _standardised(table)
     if len(z) < 4 or not z.size:
@@ -106,7 +103,7 @@ def draw_overview(table: FeatureTable, path: Path) -> None:
     neighbours = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(components)
     counts = summarise_table(table).labels
     shown = sorted(counts, key=lambda label: -counts[label])[:MOST_LABELS]
-    figure = Figure(figsize=(13, 4.6), facecolor="white", layout="constrained")
+    figure = new_figure(13, 4.6)
     bars, by_variance, by_neighbours = figure.subplots(1, 3)
     bars.barh(shown[::-1], [counts[label] for label in shown[::-1]], color="#3366cc")
     bars.set_title("recordings")
@@ -115,11 +112,7 @@ def draw_overview(table: FeatureTable, path: Path) -> None:
     _scatter(by_variance, components[:, :2], table, chosen, shown)
     _scatter(by_neighbours, neighbours, table, chosen, shown)
     by_neighbours.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    with (
-        naming_errors(path, writing=True),
-        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reclass-plex"}),
-    ):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
 
 
 def _scatter(

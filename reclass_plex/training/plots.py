@@ -1,8 +1,4 @@
-"""Plots of a judgement (`progressive`), as SVG or PNG by the file's suffix. Needs matplotlib.
-
-White behind everything, so that they can be read on a dark page too; text stays text, so that an
-SVG is small.
-"""
+"""Plots of a judgement (`progressive`), as SVG or PNG by the file's suffix. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -13,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reclass_plex.errors import ConfigError, printable
+from reclass_plex.training.drawing import new_figure, save_figure
 from reclass_plex.training.progressive import Judgement, Progressive, Way
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#3366cc", "#dd7711", "#2a8f5a", "#666666", "#aaaaaa"
 STAGE_COLOURS = (BLUE, ORANGE, GREEN, "#aa4499", "#999933", "#882255")
@@ -41,7 +36,7 @@ def draw_accuracy_against_cost(judgement: Judgement, path: Path) -> None:
 
     Raises ConfigError if the file cannot be written or matplotlib is not there.
     """
-    figure = _figure(7.2, 4.6)
+    figure = new_figure(7.2, 4.6)
     axes = figure.add_subplot()
     curve = judgement.curve
     axes.plot(
@@ -67,12 +62,12 @@ def draw_accuracy_against_cost(judgement: Judgement, path: Path) -> None:
     axes.grid(color="#e4e4e4", linewidth=0.6)
     axes.legend(fontsize=7, loc="lower right", framealpha=0.9)
     axes.set_title(f"{judgement.taxonomy}: accuracy against cost", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_shares(judgement: Judgement, path: Path) -> None:
     """Draw the share of the tracks that each stage decides, by wanted accuracy."""
-    figure = _figure(6.4, 3.2)
+    figure = new_figure(6.4, 3.2)
     axes = figure.add_subplot()
     names = [f"{p.wanted:.2f}" for p in judgement.exits]
     before = np.zeros(len(names))
@@ -91,7 +86,7 @@ def draw_shares(judgement: Judgement, path: Path) -> None:
     axes.set_ylabel("wanted accuracy")
     axes.legend(fontsize=7.5, ncols=len(judgement.stages), loc="lower left",
                 bbox_to_anchor=(0, 1), frameon=False)  # fmt: skip
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_reliability(judgement: Judgement, path: Path) -> None:
@@ -99,7 +94,7 @@ def draw_reliability(judgement: Judgement, path: Path) -> None:
     count = len(judgement.reliability)
     columns = min(count, 3)
     rows = -(-count // columns)
-    figure = _figure(2.4 * columns, 2.5 * rows)
+    figure = new_figure(2.4 * columns, 2.5 * rows)
     for number, diagram in enumerate(judgement.reliability, 1):
         axes = figure.add_subplot(rows, columns, number)
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
@@ -110,7 +105,7 @@ def draw_reliability(judgement: Judgement, path: Path) -> None:
         axes.tick_params(labelsize=7)
         axes.set_xlabel("confidence", fontsize=7.5)
         axes.set_ylabel("right", fontsize=7.5)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _at_one_place(points: tuple[Progressive, ...]) -> list[list[Progressive]]:
@@ -128,27 +123,3 @@ def _draw_way(axes: Axes, way: Way, colour: str, marker: str) -> None:
         way.seconds, share.value, yerr=bars, fmt=marker, color=colour, markersize=5,
         elinewidth=0.6, alpha=0.9, label=way.name, zorder=3,
     )  # fmt: skip
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, drawn without a screen. Raises ConfigError."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            f"plots need matplotlib ({error}): pip install 'reclass-plex[train]'"
-        ) from error
-    return Figure(figsize=(width, height), facecolor="white", layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    import matplotlib as mpl
-
-    same_bytes = {"svg.fonttype": "none", "svg.hashsalt": "reclass-plex"}
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(same_bytes):
-            figure.savefig(path, metadata=metadata, dpi=144)
-    except OSError as error:
-        raise ConfigError(f"{printable(path)}: cannot be written: {error.strerror}") from error

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reclass_plex.errors import ConfigError
-from reclass_plex.files import naming_errors
+from reclass_plex.training.drawing import new_figure, save_figure
 from reclass_plex.training.judging import Answers
 from reclass_plex.training.metrics import Floats
 
@@ -57,7 +56,7 @@ def draw_confusion(figures: Mapping[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_labels(figures: Mapping[str, Any], path: Path) -> None:
@@ -74,7 +73,7 @@ def draw_labels(figures: Mapping[str, Any], path: Path) -> None:
     axes.set_xlim(0, 1.08)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_xlabel(f"{measure.replace('_', ' ')} (grey: recordings)")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_reliability(answers: Answers, path: Path, bins: int = 10) -> None:
@@ -89,7 +88,7 @@ def draw_reliability(answers: Answers, path: Path, bins: int = 10) -> None:
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.grid(color="#e4e4e4", linewidth=0.6)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_curves(lines: Sequence[Mapping[str, str]], path: Path) -> None:
@@ -110,7 +109,7 @@ def draw_curves(lines: Sequence[Mapping[str, str]], path: Path) -> None:
     axes.grid(color="#e4e4e4", linewidth=0.6)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=7.5)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_cost(points: Sequence[Point], measure: str, path: Path) -> None:
@@ -128,7 +127,7 @@ def draw_cost(points: Sequence[Point], measure: str, path: Path) -> None:
     axes.set_xlabel("microseconds a window, features not counted")
     axes.set_ylabel(measure)
     axes.grid(color="#e4e4e4", linewidth=0.6)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_sets(results: Sequence[tuple[str, float, float, float]], measure: str, path: Path) -> None:
@@ -140,7 +139,7 @@ def draw_sets(results: Sequence[tuple[str, float, float, float]], measure: str, 
     axes.set_yticks(range(len(results)), [name for name, *_ in reversed(results)], fontsize=8)
     axes.set_xlabel(f"{measure} (95 %)")
     axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_groups(lines: Sequence[Mapping[str, str]], path: Path) -> None:
@@ -165,7 +164,7 @@ def draw_groups(lines: Sequence[Mapping[str, str]], path: Path) -> None:
         fontsize=8,
     )
     axes.set_xlabel(f"loss in nats when exchanged between recordings (by {', '.join(kinds)})")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_columns(lines: Sequence[Mapping[str, str]], path: Path) -> None:
@@ -185,7 +184,7 @@ def draw_columns(lines: Sequence[Mapping[str, str]], path: Path) -> None:
     axes.set_xlabel("mean |SHAP| in logits" if key == "shap" else "share of the gain")
     if 1 < len(parts) <= 20:
         axes.legend(fontsize=7, loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _stated(answers: Answers) -> tuple[Floats, Floats]:
@@ -196,21 +195,5 @@ def _stated(answers: Answers) -> tuple[Floats, Floats]:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("plots need matplotlib: pip install 'reclass-plex[train]'") from error
-    figure = Figure((width, height), layout="constrained", facecolor="white")
+    figure = new_figure(width, height)
     return figure, figure.add_subplot()
-
-
-def _save(figure: Figure, path: Path) -> None:
-    import matplotlib as mpl
-
-    # Text stays text, and names within the file do not change: the same run, the same bytes.
-    with (
-        naming_errors(path, writing=True),
-        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reclass-plex"}),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None})
