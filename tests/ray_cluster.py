@@ -75,16 +75,19 @@ class Node:
     def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
         self.name = name
         self._process = process
-        self._seen: set[psutil.Process] = set()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def processes(self) -> set[psutil.Process]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._seen.update(psutil.Process(self._process.pid).children(recursive=True))
-        return {process for process in self._seen if process.is_running()}
+    def processes(self) -> list[psutil.Process]:
+        """All of its session: some outlive those that started them for a while."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                if os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
 
     def hearing(self) -> list[psutil.Process]:
         """The processes that hear on this node now."""
@@ -100,13 +103,13 @@ class Node:
 
     def kill(self) -> None:
         """End all of it at once, as a power cut does."""
-        processes = self.processes()
-        self._process.kill()
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        while processes := self.processes():  # one may have started another meanwhile
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self._process.poll()
+            psutil.wait_procs(processes, timeout=10)
         self._process.wait()
-        psutil.wait_procs(processes, timeout=10)
 
 
 class RayCluster:
@@ -187,8 +190,8 @@ class RayCluster:
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 
-    def processes(self) -> set[psutil.Process]:
-        return set().union(*(node.processes() for node in self._nodes))
+    def processes(self) -> list[psutil.Process]:
+        return [process for node in self._nodes for process in node.processes()]
 
     def close(self) -> None:
         for node in reversed(self._nodes):
@@ -205,5 +208,5 @@ class RayCluster:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-        left = [one for one in self.processes() if one.status() != psutil.STATUS_ZOMBIE]
+        left = self.processes()
         assert error is not None or left == []  # no process may outlive its test

@@ -28,6 +28,9 @@ from daemon_tools import Site
 from ray_cluster import ROOT, Node, RayCluster
 from test_watch import needs_name_spaces
 
+from reclass_plex.jobs import IN_LINE, Jobs
+from reclass_plex.store import Store
+
 pytest.importorskip("ray")
 pytestmark = pytest.mark.nightly
 
@@ -75,6 +78,13 @@ def go_on(site: Site, cluster: RayCluster) -> None:
     assert ended.status == 0, ended
     assert (ended.counts["in_line"], ended.counts["failed"]) == (0, 0)
     assert ended.heard() == total - known
+
+
+def wait_until_due(site: Site) -> None:
+    """Wait until all that is in line may be tried again."""
+    with Store.open(site.store) as store:
+        due = [job.due for job in Jobs(store).list_jobs(*IN_LINE, limit=TRACKS)]
+    time.sleep(max(0.0, *(one - time.time() for one in due)))
 
 
 @pytest.mark.parametrize("client", [False, True])
@@ -194,7 +204,7 @@ def test_machines_that_come_and_go_at_random(tmp_path: Path, music: Music) -> No
     """Nodes and processes are killed, and nodes added, for some minutes."""
     chance = random.Random(SEED)
     until = time.monotonic() + 60 * MINUTES
-    rounds = killed = lost = added = 0
+    rounds = killed = lost = added = stopped = 0
     with RayCluster() as cluster:
         nodes: list[Node] = []
         while time.monotonic() < until:
@@ -217,10 +227,14 @@ def test_machines_that_come_and_go_at_random(tmp_path: Path, music: Music) -> No
             ended = given.end()
             if ended.status == 0:
                 assert (ended.counts["done"], ended.heard()) == (TRACKS, TRACKS), ended
-            else:  # at one time there was none
-                assert "no machine of the cluster is left" in ended.err, ended
+            else:  # at one time there was no machine, or three processes died over one track
+                stopped += 1
+                text = "no machine of the cluster is left"
+                assert text in ended.err or ended.counts["in_line"], ended
+                wait_until_due(site)
                 go_on(site, cluster)
             music.check(site)
             shutil.rmtree(site.root)
-    print(f"{rounds} rounds, {killed} processes and {lost} nodes killed, {added} added")
+    said = f"{rounds} rounds, {killed} processes and {lost} nodes killed, {added} added, "
+    print(f"{said}{stopped} rounds went on in a second command")
     assert killed + lost > 0
