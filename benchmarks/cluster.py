@@ -165,11 +165,11 @@ def main() -> None:
         f" alone: at most {3600 / writer.processor:,.0f} an hour"
         f" ({writer.clock * 1e3:.1f} ms here by the clock)"
     )
-    show_table("machines, computed", options.rate, 2 * question, writer.processor, size)
+    asking = 2 * question
+    busy = writer.processor + asking  # at most: of a question, Ray takes a part elsewhere
+    show_table("machines, computed", options.rate, asking, busy, size)
     if options.gpu_rate:
-        show_table(
-            "machines with a GPU, computed", options.gpu_rate, 2 * question, writer.processor, size
-        )
+        show_table("machines with a GPU, computed", options.gpu_rate, asking, busy, size)
 
 
 if __name__ == "__main__":
