@@ -26,7 +26,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from reclass_plex.errors import StoreDamaged, StoreError, printable
-from reclass_plex.files import SPACE_MARGIN, hold_lock
+from reclass_plex.files import SPACE_MARGIN, give_to_owner, hold_lock
 from reclass_plex.store_guard import BUSY_SECONDS, damage, is_damage
 
 DAY = 86400.0  # seconds
@@ -241,9 +241,7 @@ def _free_name(store_path: Path, before: str | None, now: float) -> Path:
 
 def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
-    if os.geteuid() == 0:  # given by root: it is for the service's own user all the same
-        owner = folder.parent.stat()
-        os.chown(folder, owner.st_uid, owner.st_gid)
+    give_to_owner(folder, folder.parent)
 
 
 def _copy(store_path: Path, copy: Path, should_stop: Callable[[], bool]) -> None:
@@ -253,12 +251,10 @@ def _copy(store_path: Path, copy: Path, should_stop: Callable[[], bool]) -> None
         if should_stop():
             raise Stopped
 
-    owner = copy.parent.stat()
     descriptor = os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
-        if os.geteuid() == 0:
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        give_to_owner(descriptor, copy.parent)
     finally:
         os.close(descriptor)
     with closing(_connect(store_path)) as source, closing(_connect(copy)) as target:

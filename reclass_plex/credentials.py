@@ -22,7 +22,7 @@ from pathlib import Path
 
 from reclass_plex.config import NotifyOptions, PlexOptions, config_path
 from reclass_plex.errors import ConfigError, StoreError, printable
-from reclass_plex.files import sync_folder
+from reclass_plex.files import give_to_owner, sync_folder
 from reclass_plex.redaction import remember, remember_address
 
 log = logging.getLogger(__name__)
@@ -194,9 +194,7 @@ def write_secret(path: Path, content: str | bytes) -> None:
     try:
         with os.fdopen(os.open(copy, flags, 0o600), "wb") as file:
             os.fchmod(file.fileno(), 0o600)  # the umask may have taken more away
-            if os.geteuid() == 0:
-                owner = path.stat() if path.exists() else path.parent.stat()
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            give_to_owner(file.fileno(), path if path.exists() else path.parent)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -209,16 +209,22 @@ def temporary_name(name: str) -> str:
     return f".{stem[:40]}.reclass-{unique}.tmp{suffix[:11]}"
 
 
-def open_lock(path: Path) -> IO[str]:
-    """Open a file to lock, made where there is none, as the folder's owner where we are root.
+def give_to_owner(made: Path | int, like: Path) -> None:
+    """Let what was just made (or its descriptor) belong to whom `like` belongs, if we are root.
 
     Else a command that root gives would lock out the service, which has its own user.
     """
+    if os.geteuid() == 0:
+        owner = like.stat()
+        os.chown(made, owner.st_uid, owner.st_gid)
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Open a file to lock, made where there is none."""
     made = not path.exists()
     file = path.open("a")
-    if made and os.geteuid() == 0:
-        folder = path.parent.stat()
-        os.fchown(file.fileno(), folder.st_uid, folder.st_gid)
+    if made:
+        give_to_owner(file.fileno(), path.parent)
     return file
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from reclass_plex.backups import Backup, Contents, explaining, list_backups, look_into
 from reclass_plex.comparing import RUN
 from reclass_plex.errors import ConfigError, StoreBusy, StoreError, StoreNewer, printable
-from reclass_plex.files import SPACE_MARGIN, open_lock, sync_folder, try_lock
+from reclass_plex.files import SPACE_MARGIN, give_to_owner, open_lock, sync_folder, try_lock
 from reclass_plex.schema import SCHEMA_VERSION, known_revisions
 from reclass_plex.similarity import index_file
 from reclass_plex.store import Store
@@ -190,9 +190,7 @@ def _make_plain(new: Path, folder: Path) -> None:
     descriptor = os.open(new, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.fchmod(descriptor, 0o600)
-        if os.geteuid() == 0:
-            owner = folder.stat()
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        give_to_owner(descriptor, folder)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

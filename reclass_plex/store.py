@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from reclass_plex.errors import FileError, StoreBusy, StoreDamaged, StoreError, printable
-from reclass_plex.files import open_lock, process_token, try_lock
+from reclass_plex.files import give_to_owner, open_lock, process_token, try_lock
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
 from reclass_plex.schema import bring_up_to_date
 from reclass_plex.store_guard import (
@@ -153,6 +153,9 @@ class Store:
         )
         sa.event.listen(engine, "begin", _begin_transaction)
         try:
+            if not path.exists():
+                with path.open("ab") as file:  # SQLite takes an empty one for new
+                    give_to_owner(file.fileno(), path.parent)
             bring_up_to_date(engine, path, keep_former=keep_former)
         except (sa.exc.DatabaseError, sqlite3.Error, OSError, ValueError) as error:
             engine.dispose()
@@ -658,12 +661,6 @@ class Store:
         with self.transaction(write=False) as connection:
             query = sa.select(tracks.c.path).where(tracks.c.digest == digest)
             return list(connection.execute(query).scalars())
-
-    def check_integrity(self) -> list[str]:
-        """Return what SQLite finds wrong with the file; nothing, when it is sound."""
-        with self.transaction(write=False) as connection:
-            rows = connection.exec_driver_sql("PRAGMA quick_check").scalars()
-            return [str(row) for row in rows if row != "ok"]
 
     def _entries(self, *conditions: sa.ColumnElement[bool]) -> list[JournalEntry]:
         query = (

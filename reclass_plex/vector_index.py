@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reclass_plex.errors import StoreError, printable
-from reclass_plex.files import sync_folder
+from reclass_plex.files import give_to_owner, sync_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,9 +146,7 @@ def write_index(
     try:
         temporary.unlink(missing_ok=True)  # of one that was killed
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        if os.geteuid() == 0:  # else a command that root gives would lock out the service
-            folder = path.parent.stat()
-            os.chown(temporary, folder.st_uid, folder.st_gid)
+        give_to_owner(temporary, path.parent)
         index = _new_index(dims)
         if add_to_it:
             index.load(os.fspath(path))

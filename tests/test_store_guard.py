@@ -97,6 +97,20 @@ def test_a_start_checks_after_an_unclean_end_and_the_daemon_always(path: Path) -
         Store.open(path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_command_of_root_before_the_first_start_does_not_lock_the_service_out(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "reclass-plex"
+    folder.mkdir()
+    os.chown(folder, 1234, 1235)
+    with Store.open(folder / "store.sqlite") as store, store.writing_files():
+        store.start_run("tag")
+        made = {one.name: one.stat() for one in folder.iterdir()}
+    assert {"store.sqlite", "store.sqlite-wal", "store.sqlite.users"} <= set(made)
+    assert {(one.st_uid, one.st_gid) for one in made.values()} == {(1234, 1235)}
+
+
 def test_a_restore_that_did_not_end_keeps_everybody_out(path: Path) -> None:
     restoring_marker(path).write_text("{}")
     with pytest.raises(StoreError, match="did not end: give reclass-plex restore again"):
