@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 PREFETCH_PER_WORKER = 4  # tracks analysed ahead of the writer: bounds memory, keeps workers busy
 LOOKUP_BATCH = 1000  # files that the store is asked about at once
+MOST_AHEAD = 20_000  # known files that wait behind one that is heard: a slow disk may take minutes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -249,6 +250,7 @@ def _map_ahead(
 
     Items that are Done go through as they are, and wait only for those before them.
     """
+    most = workers * PREFETCH_PER_WORKER
     with ThreadPoolExecutor(workers, "analyse") as pool:
         ahead: deque[Future[R] | _Done[R]] = deque()
         busy = 0
@@ -261,7 +263,7 @@ def _map_ahead(
                 else:
                     ahead.append(pool.submit(function, item.value))
                     busy += 1
-                while ahead and (busy >= workers * PREFETCH_PER_WORKER or ahead[0].done()):
+                while ahead and (busy >= most or len(ahead) >= MOST_AHEAD or ahead[0].done()):
                     first = ahead.popleft()
                     busy -= isinstance(first, Future)
                     yield first.result()
