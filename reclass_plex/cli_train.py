@@ -106,9 +106,11 @@ def train(
     """Learn genres from features; write a run with its head, figures and report."""
     from reclass_plex.training import progressive_run, runs
 
+    of_csv = (csv, labels, parents, features_name)
+    of_fit = (hidden, epochs, batch, learning_rate, backbone, unfreeze, class_weights)
     if resume is not None:
         folder = full_path(resume)
-        if approach or table or csv or out:
+        if any((approach, table, out, licence, *of_csv, *of_fit)):
             raise ConfigError("--resume takes everything from the run: give nothing else")
         if progressive_run.is_progressive(folder):
             _finish_progressive(folder, install, config_file, as_json=as_json)
@@ -118,10 +120,7 @@ def train(
             raise ConfigError("say --approach and --out, or --resume a run")
         folder = full_path(out)
         if approach == progressive_run.NAME:
-            if protocol == "split" or any(
-                (csv, labels, parents, features_name, hidden, epochs, batch, learning_rate,
-                 class_weights, backbone, unfreeze)
-            ):  # fmt: skip
+            if protocol == "split" or any((*of_csv, *of_fit)):
                 raise ConfigError("--approach progressive takes --table, --folds and --seed only")
             _start_progressive(folder, table or [], folds, seed, device, threads, licence)
             _finish_progressive(folder, install, config_file, as_json=as_json)

@@ -190,6 +190,12 @@ def test_labels_of_any_name_read_back(tmp_path: Path, tags: bool) -> None:
     np.testing.assert_array_equal(again.labels, told.labels)
 
 
+def test_what_a_resumed_run_would_not_heed_is_refused(finished: Path) -> None:
+    for option in (("--epochs", "9"), ("--class-weights", "balanced"), ("--approach", "cnn")):
+        with pytest.raises(ConfigError, match="takes everything from the run"):
+            call("train", "--resume", finished, *option)
+
+
 def test_a_run_is_not_begun_in_a_folder_in_use_and_not_finished_twice(finished: Path) -> None:
     with pytest.raises(FileError, match="is not empty"):
         begin(finished, finished.parent / "table.csv")
