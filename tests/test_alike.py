@@ -237,7 +237,13 @@ def test_radio_is_heard_on_the_page_and_its_title_is_only_text(site: Site) -> No
     assert site.visitor.post("/listen", {"address": "http://a/"}, token="x").status_code == 403
     with station.on_air() as url:
         address = url.replace("http://", "http://user:very-secret@")
-        assert site.visitor.post("/listen", {"address": address}).status_code == 303
+        wanted = {"address": address, "window": "7.5"}
+        assert site.visitor.post("/listen", {**wanted, "window": "0"}).status_code == 422
+        assert site.visitor.post("/listen", wanted).status_code == 303
+        (heard_by,) = (
+            one.cmdline() for one in psutil.Process().children() if "listen" in one.cmdline()
+        )
+        assert heard_by[heard_by.index("--window") + 1] == "7.5"
         wait_until(
             lambda: site.ask("GET", "/api/v1/radio")[1]["state"] == "playing", "it is heard", 40
         )

@@ -195,6 +195,7 @@ ENGLISH: Mapping[str, str] = {
     "listen.says": "Internet radio (http, https) or an input of this machine (alsa:default): its"
     " genre, as it plays. The daemon asks the address, from this machine.",
     "listen.address": "Address",
+    "listen.window": "Seconds over which it is smoothed",
     "listen.start": "Listen",
     "listen.stop": "Stop",
     "listen.before": "Before",

@@ -1,4 +1,7 @@
-"""Recordings that are there in several files. Looking for them may take an hour."""
+"""Recordings that are there in several files. Looking for them may take an hour.
+
+The page hears of its end by /api/events, as the first page does of its news.
+"""
 
 from __future__ import annotations
 

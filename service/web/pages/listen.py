@@ -1,4 +1,8 @@
-"""What is playing on internet radio or at an input, heard as it plays; asked for every second."""
+"""What is playing on internet radio or at an input, heard as it plays.
+
+It is asked for every second, not told by /api/events: there is something new each second anyway,
+and so it ends by itself when nobody looks at the page any more (`service.radio`).
+"""
 
 from __future__ import annotations
 
@@ -36,8 +40,11 @@ def add_routes(router: APIRouter, context: Context) -> None:
         return context.page(request, "listen_live.html", look())
 
     @router.post("/listen")
-    def start(address: Annotated[str, Form(max_length=2000)] = "") -> Response:
-        radio.start(address.strip())
+    def start(
+        address: Annotated[str, Form(max_length=2000)] = "",
+        window: Annotated[float, Form(ge=1, le=3600, allow_inf_nan=False)] = 15.0,
+    ) -> Response:
+        radio.start(address.strip(), window)
         return go_to("/listen")
 
     @router.post("/listen/stop")
