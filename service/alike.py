@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class Alike:
         self._connect = connect
         self._operations = operations
         self._config_file = config_file
+        self._lock = threading.Lock()
         self._looking: str | None = None
 
     def playlist(self, name: str, files: Sequence[Path], *, replace: bool = False) -> Operation:
@@ -76,11 +78,12 @@ class Alike:
         `groups`, of which the first `MAX_GROUPS` are told, and `extra`, files more than needed.
         One at a time: while it goes on, the same operation is returned.
         """
-        known = self._operations.find(self._looking) if self._looking else None
-        if known is None or known.finished is not None:
-            known = self._operations.start("duplicates", self._compare, writes=False)
-            self._looking = known.id
-        return known
+        with self._lock:
+            known = self._operations.find(self._looking) if self._looking else None
+            if known is None or known.finished is not None:
+                known = self._operations.start("duplicates", self._compare, writes=False)
+                self._looking = known.id
+            return known
 
     def _compare(self, progress: Progress) -> dict[str, object]:
         progress.begin(None)

@@ -141,7 +141,9 @@ class Radio:
                 mine = self._process is process
                 forgotten = self._clock() - self._asked > UNWATCHED_SECONDS
             if mine and forgotten and not self._events.listeners:
-                self.stop()
+                with self._changing:
+                    if self._process is process:  # and not another stream by now
+                        self._stop()
                 return
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_SECONDS)

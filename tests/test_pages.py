@@ -521,6 +521,17 @@ def test_settings_are_checked_and_compared(visitor: Visitor) -> None:
     assert visitor.get("/settings/preview/none").status_code == 404
 
 
+def test_pages_tell_errors_as_the_api_does(visitor: Visitor) -> None:
+    for path, api in (
+        ("/log?older=bad", "/api/v1/runs?cursor=bad"),
+        ("/log?cursor=bad", "/api/v1/journal?cursor=bad"),
+    ):
+        page, answer = visitor.get(path), visitor.get(api)
+        assert (page.status_code, answer.status_code) == (404, 404)
+        assert answer.json()["detail"] in page.text
+    assert visitor.post("/log/undo/999999").status_code == 404
+
+
 def test_a_preview_that_was_stopped_says_so(
     site: tuple[PageDaemon, Visitor], visitor: Visitor
 ) -> None:

@@ -96,8 +96,8 @@ def _check_inotify(folders: Sequence[Path]) -> Iterator[Check]:
     text = f"{count:,}{'' if counted else ' and more'} folders to watch, {watches:,} allowed"
     if count > NEARLY * watches:
         advice = (
-            "sysctl fs.inotify.max_user_watches=1000000, and the same line in"
-            " /etc/sysctl.d/60-inotify.conf; without it folders are looked through instead."
+            "sysctl fs.inotify.max_user_watches=1048576, and the same line in"
+            " /etc/sysctl.d/90-inotify.conf; without it folders are looked through instead."
         )
         yield Check("inotify", "warning", text, advice)
     else:

@@ -23,11 +23,14 @@ from reclass_plex.errors import (
 from reclass_plex.remote import to_json
 from reclass_plex.undoing import NoSuchRun
 from service.web.access import TooManyTries, WrongPassword
+from service.web.track_media import NotDrawn, NotServed
 
 _UNREAD = 64 << 10  # bytes of a refused request that are read away rather than cut off
 _STATUS: dict[type[ReclassError], HTTPStatus] = {
     BadCursor: HTTPStatus.NOT_FOUND,  # there is no such page
     NoSuchRun: HTTPStatus.NOT_FOUND,
+    NotServed: HTTPStatus.NOT_FOUND,
+    NotDrawn: HTTPStatus.UNPROCESSABLE_ENTITY,
     ConfigError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PlexUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreBusy: HTTPStatus.CONFLICT,
@@ -79,17 +82,21 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=found)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    """Say an error of ours: its message is for people."""
-    assert isinstance(error, ReclassError)  # noqa: S101 - what it is registered for
-    status = next(
+def status_of(error: ReclassError) -> HTTPStatus:
+    """Return the status that an error of ours is answered with, by the API and by pages."""
+    return next(
         (_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS),
         HTTPStatus.INTERNAL_SERVER_ERROR,
     )
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Say an error of ours: its message is for people."""
+    assert isinstance(error, ReclassError)  # noqa: S101 - what it is registered for
     headers = {}
     if isinstance(error, TooManyTries):
         headers["Retry-After"] = str(max(1, round(error.seconds)))
-    return problem(request, status, str(error), headers, kind=error.kind)
+    return problem(request, status_of(error), str(error), headers, kind=error.kind)
 
 
 async def _broken(request: Request, error: Exception) -> Response:

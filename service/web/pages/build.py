@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from reclass_plex.errors import ConfigError, ReclassError, StreamError
+from reclass_plex.errors import ReclassError
 from reclass_plex.store import Store
 from service.web.control import Control
 from service.web.pages import (
@@ -32,8 +32,9 @@ from service.web.pages import (
 )
 from service.web.pages.assets import Assets
 from service.web.pages.rendering import Context, is_htmx
+from service.web.problems import status_of
 from service.web.texts import text
-from service.web.track_media import NotDrawn, NotServed, TrackMedia
+from service.web.track_media import TrackMedia
 
 PAGES = (
     ("now", "/"),
@@ -87,10 +88,8 @@ def _error_page(context: Context, request: Request, error: Exception) -> Respons
     elif isinstance(error, RequestValidationError):
         status = HTTPStatus.UNPROCESSABLE_ENTITY
         message = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
-    elif isinstance(error, ConfigError | NotDrawn | StreamError):
-        status = HTTPStatus.UNPROCESSABLE_ENTITY
-    elif isinstance(error, NotServed):
-        status = HTTPStatus.NOT_FOUND
+    elif isinstance(error, ReclassError):
+        status = status_of(error)
     template = "error_part.html" if is_htmx(request) else "error.html"
     answer = context.page(request, template, {"message": message}, status)
     answer.headers.update(headers or {})
