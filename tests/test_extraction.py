@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,7 @@ from reclass_plex.training.extraction_workers import (
     Task,
     Workers,
     compute,
+    hear,
 )
 from reclass_plex.training.overview import draw_overview, summarise_table
 from reclass_plex.training.table import LONG_ROW, check_finite
@@ -529,6 +531,22 @@ def test_what_ends_its_process_is_named_and_the_others_go_on() -> None:
     assert [isinstance(result, Crashed) for result in results] == [
         task is signal.SIGKILL for task in tasks
     ]
+
+
+def test_a_file_without_an_end_is_named_and_the_others_go_on(
+    collection: Collection, fma: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parent.parent
+    monkeypatch.setenv("PYTHONPATH", f"{root / 'tests' / 'hostile_site'}{os.pathsep}{root}")
+    good = collection.recordings[0].path
+    assert good is not None
+    bad = Path(shutil.copy(good, tmp_path / "circle.wav"))
+    tasks = [Task(path, MIDDLE, fma, seconds=1.0) for path in (good, bad, good)]
+    with Workers(1) as workers:
+        first, lost, last = workers.map(hear, tasks)
+    assert isinstance(lost, Crashed) and lost.task.path == bad
+    assert isinstance(first, Heard) and isinstance(last, Heard)
+    assert first.digest == last.digest
 
 
 def test_values_that_do_not_fit_are_no_rows(fma: FeatureSet) -> None:

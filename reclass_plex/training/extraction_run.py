@@ -56,7 +56,9 @@ PART_RECORDINGS = 64
 PART_SECONDS = 60.0  # the most work that kill -9 can undo, but for one recording
 
 NO_AUDIO = Failure("no-audio", "the dataset has no audio of it")
-CRASH = Failure("crash", "its process died: the file is damaged, or memory is full (fewer --jobs)")
+CRASH = Failure(
+    "crash", "its process died: the file is damaged or endless, or memory is full (fewer --jobs)"
+)
 
 
 class Extraction:

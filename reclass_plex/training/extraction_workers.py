@@ -1,7 +1,7 @@
 """Recordings are heard in processes of their own, one thread each.
 
-A damaged file that brings FFmpeg down takes only its process along, and is named. An encoder on a
-GPU stays in the caller's process: then the others only decode for it.
+A damaged file that brings FFmpeg down, or sends it in circles, takes only its process along, and is
+named. An encoder on a GPU stays in the caller's process: then the others only decode for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -177,11 +177,16 @@ def _prepare() -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """One recording to hear, and what for."""
+    """One recording to hear, and what for.
+
+    `seconds` of the processor to decode it, and one more for each MiB of its file: beyond, its
+    process is ended. Waiting for a disk does not count, which is no fault of the file.
+    """
 
     path: Path
     excerpt: Excerpt
     features: FeatureSet
+    seconds: float = 120.0
 
 
 def hear(task: Task) -> Heard | Failure:
@@ -191,8 +196,9 @@ def hear(task: Task) -> Heard | Failure:
     from reclass_plex.evidence import is_silent
 
     try:
-        waveform = decode_excerpt(task.path, task.excerpt)
-        digest = audio_digest(task.path)
+        with _within(task):
+            waveform = decode_excerpt(task.path, task.excerpt)
+            digest = audio_digest(task.path)
     except FileError as error:
         return Failure(error.kind, error.reason, isinstance(error, RetryLater))
     if waveform.seconds < SHORTEST:
@@ -202,6 +208,18 @@ def hear(task: Task) -> Heard | Failure:
     if task.features.rate != "native":
         waveform = resample(waveform, task.features.rate)
     return Heard(_aligned(waveform), digest)
+
+
+@contextmanager
+def _within(task: Task) -> Iterator[None]:
+    """End this process (SIGPROF does) where what is inside computes for too long."""
+    with suppress(OSError):  # who opens it will name it
+        size = task.path.stat().st_size
+        signal.setitimer(signal.ITIMER_PROF, task.seconds + size / (1 << 20))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def compute(heard: Heard, features: FeatureSet, extract: Extract) -> Features | Failure:
