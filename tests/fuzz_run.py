@@ -85,11 +85,12 @@ def run_cases(seed: int, numbers: Sequence[int], corpus: Sequence[Base]) -> Iter
     at = 0
     while at < len(numbers):
         for case in _run_child(seed, numbers[at : at + CASES_A_CHILD], corpus):
+            at += 1
             if any(one.result == HANGS for one in case.outcomes):
                 # Or the machine had no time for it: then it does not hang once more.
-                (case,) = _run_child(seed, numbers[at : at + 1], corpus)
-            at += 1
-            yield case
+                yield from _run_child(seed, numbers[at - 1 : at], corpus)
+            else:
+                yield case
 
 
 def _run_child(seed: int, numbers: Sequence[int], corpus: Sequence[Base]) -> Iterator[Case]:
