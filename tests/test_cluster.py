@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import time
@@ -24,11 +23,12 @@ from cluster_tools import (
 from ray_cluster import ROOT, RayCluster
 
 from reclass_plex import pipeline
+from reclass_plex.cli_cluster import work_on_cluster
 from reclass_plex.cluster import Cluster
 from reclass_plex.cluster_node import Node, code_digest
-from reclass_plex.config import Config
+from reclass_plex.config import Config, load_config
 from reclass_plex.ensemble import Ensemble
-from reclass_plex.errors import ClusterError, ConfigError, FileChanged
+from reclass_plex.errors import ClusterError, ConfigError, FileChanged, StoreBusy
 from reclass_plex.files import FoundFile
 from reclass_plex.store import Store
 from reclass_plex.store_guard import hold_daemon_lock
@@ -107,10 +107,13 @@ def test_code_that_is_another_has_another_digest(tmp_path: Path) -> None:
 
 def test_while_a_daemon_holds_the_queue_the_command_is_refused(tmp_path: Path) -> None:
     site = make_site(tmp_path, 1)
-    with Store.open(site.store), hold_daemon_lock(site.store):
-        ended = start(site, ["--cluster", "local"], dict(os.environ)).end()
-    assert ended.status == 1
-    assert "stop it" in ended.err
+    config = load_config(site.config)
+    with (
+        Store.open(site.store),
+        hold_daemon_lock(site.store),
+        pytest.raises(StoreBusy, match="stop it"),
+    ):
+        work_on_cluster(config, "local", as_json=True)
 
 
 # With Ray
