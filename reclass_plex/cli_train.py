@@ -74,8 +74,8 @@ def train(
     hidden: Annotated[
         str | None,
         typer.Option(
-            help="Widths of inner layers, as 512,128; 0 for a logistic head. Without, fma-mlp has"
-            " one that is infinitely wide."
+            help="Widths of inner layers, as 512,128; 0 for a logistic head or trees alone. fma-mlp"
+            " and xgboost have one that is infinitely wide, if not told."
         ),
     ] = None,
     epochs: Annotated[

@@ -7,7 +7,8 @@ its normal score (`normal_scores`), which tames features of any distribution.
 - logistic: softmax(z W + b);
 - mlp: linear layers with ReLU between them;
 - kernel: a network whose inner layer has no bound (`kernels`): k(z, centres) W;
-- xgboost: boosted trees, stored as XGBoost's own JSON;
+- xgboost: boosted trees, stored as XGBoost's own JSON; where it has `centres`, trees are added to
+  the logits of a kernel;
 - network: a whole network (`networks`), which hears a spectrogram or hidden states and standardises
   for itself; what it began as is in the card's notes;
 - tags: a logistic one for the k known genres, and further genres known only by an encoder's tags.
@@ -82,7 +83,7 @@ class ModelCard(BaseModel):
     window_seconds: float = Field(gt=0)
     limit: float | None = Field(default=None, gt=0)  # of the standardised input, both ways
     quantiles: int | None = Field(default=None, ge=2)  # a feature; set when the head is made
-    centres: int | None = Field(default=None, gt=0)  # of a kernel; set when the head is made
+    centres: int | None = Field(default=None, gt=0)  # of a kernel, also below trees; set when made
     temperature: float = Field(default=1.0, gt=0)
     sharpness: float = Field(default=1.0, gt=0)  # of several windows, see evidence.pool_windows
     hidden: tuple[int, ...] = ()  # widths of an mlp's inner layers
@@ -112,8 +113,8 @@ class ModelCard(BaseModel):
             self.network.dims != self.dims or self.quantiles is not None or self.limit is not None
         ):
             raise ValueError("'network' takes as many numbers as 'dims', as they are")
-        if self.centres is not None and self.kind != "kernel":
-            raise ValueError("'centres' belong to a head of kind kernel, and only there")
+        if self.centres is not None and self.kind not in {"kernel", "xgboost"}:
+            raise ValueError("'centres' belong to heads of kind kernel or xgboost, and only there")
         if self.known is not None and not 2 <= self.known < len(self.genres):
             raise ValueError("'known' must leave at least one genre to the tags")
         return self
@@ -126,7 +127,7 @@ class ModelCard(BaseModel):
         shapes: dict[str, tuple[int, ...]] = {"mean": (d,), "deviation": (d,)}
         if self.quantiles is not None:
             shapes["quantiles"] = (d, self.quantiles)
-        if self.kind == "kernel":
+        if self.kind == "kernel" or self.centres is not None:
             centres = self.centres or 0
             shapes |= {"centres": (centres, d), "weight": (centres, k)}
         elif self.kind == "logistic":
@@ -203,7 +204,9 @@ class Head:
         if self.card.kind == "xgboost":
             import xgboost
 
-            margins = self._booster.predict(xgboost.DMatrix(z.numpy()), output_margin=True)
+            start = kernel_logits(z, t["centres"], t["weight"]).numpy() if "centres" in t else None
+            matrix = xgboost.DMatrix(z.numpy(), base_margin=start)
+            margins = self._booster.predict(matrix, output_margin=True)
             return torch.from_numpy(margins.reshape(len(z), -1))
         if self.card.kind == "kernel":
             return kernel_logits(z, t["centres"], t["weight"])

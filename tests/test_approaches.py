@@ -50,10 +50,11 @@ def one_thread() -> Iterator[None]:
 
 
 DESCENT = "fma-mlp by descent"  # --hidden 256
+TREES_ALONE = "xgboost alone"  # --hidden 0
 
 
 def build(name: str, settings: Settings, *, device: str, threads: int) -> Approach:
-    name = "fma-mlp" if name == DESCENT else name
+    name = {DESCENT: "fma-mlp", TREES_ALONE: "xgboost"}.get(name, name)
     return build_approach(name, settings, device=device, threads=threads)
 
 
@@ -94,13 +95,15 @@ def small(name: str, **given: object) -> Settings:
     chosen: dict[str, object] = {"epochs": 12, "batch": 16, "learning_rate": 0.02}
     if name == "xgboost":
         chosen = {"epochs": 60, "learning_rate": 0.3}
+    if name == TREES_ALONE:
+        name, chosen = "xgboost", {"epochs": 60, "learning_rate": 0.3, "hidden": ()}
     if name == DESCENT:
         name, chosen = "fma-mlp", {"hidden": (256,), **chosen}
     return make_settings(name, chosen | given)
 
 
 @pytest.mark.parametrize("tags", [False, True])
-@pytest.mark.parametrize("name", ["baseline", "xgboost", "fma-mlp", DESCENT, "mert"])
+@pytest.mark.parametrize("name", ["baseline", "xgboost", TREES_ALONE, "fma-mlp", DESCENT, "mert"])
 def test_every_approach_learns(name: str, tags: bool) -> None:
     layers = (3, 7) if name == "mert" else ()
     train, held = parts(make_table(windows=2, layers=layers, tags=tags, dims=12))
@@ -115,12 +118,14 @@ def test_every_approach_learns(name: str, tags: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["xgboost", "fma-mlp", DESCENT, "mert"])
+@pytest.mark.parametrize("name", ["xgboost", TREES_ALONE, "fma-mlp", DESCENT, "mert"])
 @pytest.mark.parametrize("die_at", [1, 4])
 def test_a_fit_that_died_goes_on_to_the_same_bits(name: str, die_at: int) -> None:
     layers = (3, 7) if name == "mert" else ()
     train, held = parts(make_table(layers=layers))
-    settings = small(name, **({"epochs": 300, "patience": 250} if name == "xgboost" else {}))
+    settings = small(
+        name, **({"epochs": 300, "patience": 250} if name in {"xgboost", TREES_ALONE} else {})
+    )
     approach = build(name, settings, device="cpu", threads=1)
     whole = approach.fit(train, held, None, Memory())
     first = Memory(die_at=die_at)
@@ -280,7 +285,7 @@ def test_normal_scores_of_what_many_share_stand_in_the_middle() -> None:
     torch.testing.assert_close(levels, expected, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["fma-mlp", DESCENT])
+@pytest.mark.parametrize("name", ["fma-mlp", "xgboost", DESCENT])
 def test_a_head_with_quantiles_answers_as_its_model_and_refuses_damaged_ones(name: str) -> None:
     train, held = parts(make_table(90))
     model = build(name, small(name), device="cpu", threads=1)
@@ -292,7 +297,8 @@ def test_a_head_with_quantiles_answers_as_its_model_and_refuses_damaged_ones(nam
         training_data="", licence="", split="", measured=(), date="", command="",
         rests_on=dict.fromkeys(names, ""),
     )  # fmt: skip
-    head = Head(card, dict(fitted.tensors))
+    trees = fitted.trees
+    head = Head(card, dict(fitted.tensors), trees)
     assert head.card.quantiles == 200
     rows = held.rows[held.index]
     logits = torch.from_numpy(fitted.logits(rows))
@@ -300,9 +306,9 @@ def test_a_head_with_quantiles_answers_as_its_model_and_refuses_damaged_ones(nam
     torch.testing.assert_close(found.double(), torch.softmax(logits, 1), atol=1e-5, rtol=0)
     damaged = fitted.tensors["quantiles"].flip(1)
     with pytest.raises(ModelError, match="quantiles do not ascend"):
-        Head(card, {**fitted.tensors, "quantiles": damaged})
+        Head(card, {**fitted.tensors, "quantiles": damaged}, trees)
     with pytest.raises(ModelError, match="quantiles"):
-        Head(head.card, {n: t for n, t in fitted.tensors.items() if n != "quantiles"})
+        Head(head.card, {n: t for n, t in fitted.tensors.items() if n != "quantiles"}, trees)
 
 
 def test_balanced_weights_let_labels_count_alike() -> None:

@@ -84,8 +84,9 @@ def make_head(kind: str) -> Head:
         card = make_card(kind="mlp", hidden=(6, 3), temperature=1.5, limit=2.0)
     elif kind == "kernel":
         card = make_card(kind="kernel", centres=4, temperature=0.8)
-    elif kind == "xgboost":
-        card = make_card(kind="xgboost", temperature=2.0)
+    elif kind in {"xgboost", "xgboost on kernel"}:
+        centres = None if kind == "xgboost" else 4
+        card = make_card(kind="xgboost", temperature=2.0, centres=centres)
         return Head(card, make_tensors(card), make_trees())
     elif kind == "tags":
         card = make_card(kind="tags", known=2, temperature=1.3)
@@ -128,10 +129,15 @@ def expected(kind: str) -> np.ndarray[Any, Any]:
         return softmax(np.concatenate([np.log(known), further], 1))
     booster = xgboost.Booster()
     booster.load_model(bytearray(make_trees(), "utf-8"))
-    return softmax(booster.inplace_predict(z.astype(np.float32), predict_type="margin") / 2.0)
+    margins = booster.inplace_predict(z.astype(np.float32), predict_type="margin")
+    if kind == "xgboost on kernel":  # trees are added; what they begin at alone is not
+        nothing = xgboost.DMatrix(z.astype(np.float32), base_margin=np.zeros((5, 3), np.float32))
+        margins = booster.predict(nothing, output_margin=True)
+        margins = margins + numpy_kernel(z, t["centres"]) @ t["weight"]
+    return softmax(margins / 2.0)
 
 
-KINDS = ("logistic", "mlp", "kernel", "xgboost", "tags")
+KINDS = ("logistic", "mlp", "kernel", "xgboost", "xgboost on kernel", "tags")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,7 +156,7 @@ def test_save_then_load_predicts_the_same(kind: str, tmp_path: Path) -> None:
     assert loaded.card == head.card
     assert torch.equal(loaded.predict(FEATURES), head.predict(FEATURES))
     names = {path.name for path in (tmp_path / "head").iterdir()}
-    assert names == {CARD, TENSORS} | ({TREES} if kind == "xgboost" else set())
+    assert names == {CARD, TENSORS} | ({TREES} if kind.startswith("xgboost") else set())
 
 
 def test_predict_refuses_other_widths() -> None:

@@ -12,6 +12,7 @@ from training_tables import make_table
 from reclass_plex.kernels import tangent_kernel
 from reclass_plex.training.approaches import build, kernel_ridge, make_settings
 from reclass_plex.training.approaches.base import Examples, mean_layers
+from reclass_plex.training.approaches.boosted import _begin
 from reclass_plex.training.approaches.infinite import PATIENCE, STRONGEST, strength
 from reclass_plex.training.approaches.kernel_ridge import KernelRidge
 from reclass_plex.training.runs import examples
@@ -130,3 +131,32 @@ def test_what_two_classes_of_a_cross_need_no_linear_head_has() -> None:
         found[hidden] = accuracy(approach.fit(train, held, None, Memory()), held)
     assert found[None] > 0.85
     assert found[()] < 0.7
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_trees_begin_at_the_kernel_and_add_to_it(tags: bool) -> None:
+    train, held = parts(make_table(90, windows=2, tags=tags, dims=8))
+    rows = held.rows[held.index]
+    given = {"learning_rate": 1e-9, "epochs": 1}
+    trees = build("xgboost", make_settings("xgboost", given), device="cpu", threads=1)
+    fit = trees.fit(train, held, None, Memory())
+    kernel = build("fma-mlp", make_settings("fma-mlp", {}), device="cpu", threads=1)
+    alone = kernel.fit(train, held, None, Memory())
+    assert torch.equal(fit.model.tensors["weight"], alone.model.tensors["weight"])
+    np.testing.assert_allclose(fit.model.logits(rows), alone.model.logits(rows), atol=1e-5)
+    more = build("xgboost", make_settings("xgboost", {"epochs": 50}), device="cpu", threads=1)
+    grown = more.fit(train, None, 50, Memory())
+    assert np.abs(grown.model.logits(rows) - alone.model.logits(rows)).max() > 0.1
+    assert accuracy(grown, held) > 0.9
+
+
+def test_trees_add_to_answers_about_recordings_that_were_not_learned_from() -> None:
+    generator = np.random.default_rng(3)
+    table = make_table(300, dims=20, groups=False)
+    noise = generator.standard_normal(table.rows.shape).astype(np.float32)
+    table = replace(table, rows=noise, labels=generator.permutation(table.labels))
+    train = examples(table, np.arange(300), False)
+    margins = _begin(train, None, 50, 0)["margins.train"].numpy()
+    assert (margins.argmax(1) == train.targets).mean() < 0.45  # there is nothing to learn
+    by_heart = KernelRidge(train, 50, 0).fitted(0.1).answers.numpy()
+    assert (by_heart.argmax(1) == train.targets).mean() > 0.9

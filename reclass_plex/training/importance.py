@@ -139,8 +139,8 @@ def _scores(
 
 
 def gain(model: Model, dims: int) -> Floats | None:
-    """Return each column's share (d,) of all gain; None unless the model is of trees."""
-    if model.trees is None:
+    """Return each column's share (d,) of all gain; None unless the model is of trees alone."""
+    if model.trees is None or _begins_elsewhere(model):
         return None
     trees = json.loads(model.trees)["learner"]["gradient_booster"]["model"]["trees"]
     total = np.zeros(dims)
@@ -152,13 +152,17 @@ def gain(model: Model, dims: int) -> Floats | None:
     return shares
 
 
+def _begins_elsewhere(model: Model) -> bool:
+    return "centres" in model.tensors  # what trees add to it says little of what tells labels
+
+
 def shap_values(model: Model, rows: Rows, background: Rows) -> Floats | None:
     """Return the mean absolute SHAP value (d, k) of each column for each label, in logits.
 
-    None of networks with inner layers. Layers of a row are combined as the model does. Raises
-    ConfigError if the package is not there.
+    None of networks with inner layers, nor of trees that begin at one. Layers of a row are combined
+    as the model does. Raises ConfigError if the package is not there.
     """
-    if model.trees is None and model.kind != "logistic":
+    if _begins_elsewhere(model) or (model.trees is None and model.kind != "logistic"):
         return None
     shap = _import_shap()
     x, known = _combined(model, rows), _combined(model, background[:BACKGROUND])

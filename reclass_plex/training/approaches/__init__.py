@@ -27,7 +27,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hidden: tuple[int, ...] = ()  # widths of inner layers; none is a logistic head
-    infinite: bool = False  # one inner layer of infinite width instead
+    infinite: bool = False  # one inner layer of infinite width instead; trees begin at it
     # At most. Of trees their rounds, of logistic and infinite heads steps to a weaker penalty.
     epochs: int = Field(default=60, gt=0, le=100_000)
     patience: int = Field(default=10, gt=0)
@@ -70,9 +70,9 @@ _ON_BLOCKS = {
 APPROACHES: Mapping[str, Recipe] = {
     "baseline": Recipe("nearest centroid, beside the commonest label; a second", "centroid"),
     "xgboost": Recipe(
-        "boosted trees, made for the 518 features",
+        "boosted trees, begun at a network of infinite width; made for the 518 features",
         "trees",
-        defaults={"epochs": 1000, "patience": 100, "learning_rate": 0.05},
+        defaults={"infinite": True, "epochs": 1000, "patience": 100, "learning_rate": 0.05},
     ),
     "fma-mlp": Recipe(
         "the 518 features into a network of infinite width: the two-minute model",
@@ -168,7 +168,10 @@ def build(
     if learner == "trees":
         from reclass_plex.training.approaches.boosted import BoostedTrees
 
-        return BoostedTrees(s.epochs, s.patience, s.learning_rate, s.depth, s.seed, threads, device)
+        quantiles = (s.quantiles or QUANTILES) if s.infinite else None
+        return BoostedTrees(
+            s.epochs, s.patience, s.learning_rate, s.depth, s.seed, threads, device, quantiles
+        )
     if learner in {"cnn", "transfer"} or parse_top(origin.features):
         return _deep(learner, s, device, origin)
     if s.infinite:

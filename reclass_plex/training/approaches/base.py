@@ -127,7 +127,11 @@ class Model:
 
         booster = xgboost.Booster()
         booster.load_model(bytearray(self.trees or "", "utf-8"))
-        margins = booster.predict(xgboost.DMatrix(z.numpy()), output_margin=True)
+        start = None
+        if "centres" in self.tensors:
+            start = kernel_logits(z, self.tensors["centres"], self.tensors["weight"]).numpy()
+        matrix = xgboost.DMatrix(z.numpy(), base_margin=start)
+        margins = booster.predict(matrix, output_margin=True)
         return np.asarray(margins, np.float32).reshape(len(z), -1)
 
 

@@ -48,19 +48,28 @@ class InfiniteNetwork:
     ) -> Fit:
         """Fit with the best strength, or with that of step `rounds`."""
         ridge = KernelRidge(train, self.quantiles, self.seed)
-        kept = keeper.load()
-        log = [] if kept is None else [Round(**line) for line in kept.facts["log"]]
-        if rounds is not None:
-            log = [look(ridge, None, rounds)]
+        if rounds is None:
+            log = follow_path(ridge, tune, self.steps, keeper)
+            step = best_step(log)
+        else:
+            log, step = [look(ridge, None, rounds)], rounds
             keeper.tell(log[0])
-        while rounds is None and len(log) < self.steps and not stalled(log):
-            log.append(look(ridge, tune, len(log) + 1))
-            keeper.tell(log[-1])
-            keeper.save(State({}, {"log": [line.as_json() for line in log]}))
-        step = best_step(log) if rounds is None else rounds
         tensors = kernel_tensors(ridge, strength(step))
         model = Model("kernel", tensors, layer_weights=uniform(train.layers))
         return Fit(model, step, tuple(log))
+
+
+def follow_path(
+    ridge: KernelRidge, tune: Examples | None, steps: int, keeper: Keeper
+) -> list[Round]:
+    """Return the steps of the path, of `steps` at most, until they get no better."""
+    kept = keeper.load()
+    log = [] if kept is None else [Round(**line) for line in kept.facts["log"]]
+    while len(log) < steps and not stalled(log):
+        log.append(look(ridge, tune, len(log) + 1))
+        keeper.tell(log[-1])
+        keeper.save(State({}, {"log": [line.as_json() for line in log]}))
+    return log
 
 
 def look(ridge: KernelRidge, tune: Examples | None, step: int) -> Round:
