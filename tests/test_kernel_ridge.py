@@ -15,6 +15,7 @@ from reclass_plex.training.approaches.base import Examples, mean_layers
 from reclass_plex.training.approaches.boosted import _begin
 from reclass_plex.training.approaches.infinite import PATIENCE, STRONGEST, strength
 from reclass_plex.training.approaches.kernel_ridge import KernelRidge
+from reclass_plex.training.importance import gain
 from reclass_plex.training.runs import examples
 
 
@@ -148,6 +149,7 @@ def test_trees_begin_at_the_kernel_and_add_to_it(tags: bool) -> None:
     grown = more.fit(train, None, 50, Memory())
     assert np.abs(grown.model.logits(rows) - alone.model.logits(rows)).max() > 0.1
     assert accuracy(grown, held) > 0.9
+    assert gain(grown.model, 8) is None  # of the whole, trees tell too little
 
 
 def test_trees_add_to_answers_about_recordings_that_were_not_learned_from() -> None:
