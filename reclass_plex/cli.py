@@ -45,6 +45,8 @@ from reclass_plex.cli_options import (
     WRONG_USE,
     AsJson,
     ConfigFile,
+    Profile,
+    Taxonomy,
     Yes,
     configure,
     confirm,
@@ -97,16 +99,6 @@ class Mode(enum.Enum):
 
 
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)]
-Taxonomy = Annotated[
-    str | None,
-    typer.Option(
-        help="Set of genres: default, gtzan (the ten of the papers), or a trained profile's."
-    ),
-]
-Profile = Annotated[
-    str | None,
-    typer.Option(help="Stages that vote: cpu, or one that was trained here (gpu, full, ...)."),
-]
 Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Tracks heard at once.")]
 
 

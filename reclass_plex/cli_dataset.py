@@ -291,9 +291,7 @@ def _accept(
         return  # accepted when it was fetched before
     if sys.stdin is None or not sys.stdin.isatty():
         raise DatasetError(f"{dataset.name}: its licence has to be accepted: --accept-licence")
-    # Unlike our other questions, Enter is no answer to this one.
-    console.err.print("Do you accept this? Type yes: ", end="")
-    if sys.stdin.readline().strip().lower() != "yes":
+    if not console.agrees("Do you accept this?"):
         console.say("not accepted; nothing was fetched", to=console.err)
         raise typer.Exit(FAILED)
 

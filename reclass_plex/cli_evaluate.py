@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reclass_plex import console
-from reclass_plex.cli_options import AsJson, ConfigFile, configure, exit_if, full_path
+from reclass_plex.cli_options import (
+    AsJson,
+    ConfigFile,
+    Profile,
+    Taxonomy,
+    configure,
+    exit_if,
+    full_path,
+)
 from reclass_plex.cli_train import Csv, LabelsFile, Parents, evaluate_on_table
 from reclass_plex.errors import ConfigError, FileError, printable
 
@@ -21,15 +29,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 TRACKS = 20  # to measure costs with
-
-Taxonomy = Annotated[
-    str | None,
-    typer.Option(help="Set of genres: default, or gtzan (the ten of the papers)."),
-]
-
-Profile = Annotated[
-    str | None, typer.Option(help="Stages that vote: cpu, or one that was trained here.")
-]
 
 
 @app.command()

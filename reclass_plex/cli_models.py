@@ -249,9 +249,7 @@ def _accept(model: models.Model, folder: Path, accepted: bool) -> None:
         return
     if sys.stdin is None or not sys.stdin.isatty():
         require_licence(model, folder, accepted=False)  # says how to accept
-    # Unlike our other questions, Enter is no answer to this one.
-    console.err.print("Do you accept this licence? Type yes: ", end="")
-    if sys.stdin.readline().strip().lower() != "yes":
+    if not console.agrees("Do you accept this licence?"):
         console.say("not accepted; nothing was fetched", to=console.err)
         raise typer.Exit(FAILED)
 

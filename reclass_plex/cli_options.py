@@ -23,6 +23,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a li
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file.", show_default=False)
 ]
+Taxonomy = Annotated[
+    str | None,
+    typer.Option(
+        help="Set of genres: default, gtzan (the ten of the papers), or a trained profile's."
+    ),
+]
+Profile = Annotated[
+    str | None,
+    typer.Option(help="Stages that vote: cpu, or one that was trained here (gpu, full, ...)."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

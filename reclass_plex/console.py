@@ -143,6 +143,12 @@ def ask(question: str) -> bool:
     return answer.strip().lower() in ("", "y", "yes") and answer != ""
 
 
+def agrees(question: str) -> bool:
+    """Ask on the terminal for a yes that is typed out: Enter is no answer to this one."""
+    err.print(f"{question} Type yes: ", end="")
+    return sys.stdin.readline().strip().lower() == "yes"
+
+
 def scores_as_json(genres: Iterable[GenreScore]) -> list[dict[str, object]]:
     """Return ranked genres for `--json`."""
     return [{"name": genre.name, "confidence": round(genre.confidence, 4)} for genre in genres]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import time
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
@@ -21,6 +20,7 @@ import requests
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from reclass_plex.config import PolicyOptions
+from reclass_plex.credentials import write_secret
 from reclass_plex.errors import DaemonError, printable
 from reclass_plex.jobs import Job, State
 from reclass_plex.selection import Selection
@@ -314,14 +314,8 @@ def write_daemon_file(store_path: Path, url: str, token: str) -> None:
     entry = DaemonFile(
         store=store_path.absolute(), pid=os.getpid(), url=url, token=token, started=time.time()
     )
-    copy = path.with_name(f".daemon-{secrets.token_hex(4)}.json")
     try:
-        try:
-            with open(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:  # noqa: PTH123
-                file.write(to_json(entry))
-            copy.replace(path)
-        finally:
-            copy.unlink(missing_ok=True)
+        write_secret(path, to_json(entry))
     except OSError as error:
         reason = error.strerror or error
         raise DaemonError(f"{printable(path)}: cannot be written: {reason}") from error

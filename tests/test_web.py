@@ -669,6 +669,7 @@ def test_a_daemon_file_that_may_not_be_read_is_said(tmp_path: Path) -> None:
     daemon_file(tmp_path / "store.sqlite").mkdir()  # root, who tests here, may read any file
     with pytest.raises(DaemonError, match=r"daemon\.json: cannot be read.*user that the daemon"):
         find_daemon(tmp_path / "store.sqlite")
+    (tmp_path / "none").touch()  # no folder
     with pytest.raises(DaemonError, match=r"daemon\.json: cannot be written"):
         write_daemon_file(tmp_path / "none" / "store.sqlite", "http://127.0.0.1:1", TOKEN)
 
