@@ -95,15 +95,9 @@ def list_journal(
     store: Store, run_id: int | None = None, *, cursor: str | None = None, limit: int = 50
 ) -> Page[ChangeRow]:
     """Return the files that a run (None: any run) changed, newest first. Raises BadCursor."""
-    query = _changes()
-    if run_id is not None:
-        query = query.where(journal.c.run_id == run_id)
-    if cursor is not None:
-        query = query.where(journal.c.id < read_cursor(cursor, "journal", int)[0])
-    query = query.order_by(journal.c.id.desc()).limit(limit + 1)
-    with store.transaction(write=False) as connection:
-        found = [ChangeRow(**row._mapping) for row in connection.execute(query)]
-    return cut_page(found, limit, "journal", lambda row: (row.id,))
+    found = _page_of_run(store, _changes(), journal, run_id, "journal", cursor, limit)
+    rows = [ChangeRow(**row._mapping) for row in found]
+    return cut_page(rows, limit, "journal", lambda row: (row.id,))
 
 
 def track_changes(store: Store, track_id: int, limit: int = 100) -> tuple[ChangeRow, ...]:
@@ -118,16 +112,28 @@ def list_plex_edits(
     store: Store, run_id: int | None = None, *, cursor: str | None = None, limit: int = 50
 ) -> Page[PlexEditRow]:
     """Return what a run (None: any run) changed in Plex, newest first. Raises BadCursor."""
-    names = PlexEditRow.__dataclass_fields__
-    query = sa.select(*(plex_edits.c[name] for name in names))
+    query = sa.select(*(plex_edits.c[name] for name in PlexEditRow.__dataclass_fields__))
+    found = _page_of_run(store, query, plex_edits, run_id, "plex-edits", cursor, limit)
+    rows = [PlexEditRow(**row._mapping) for row in found]
+    return cut_page(rows, limit, "plex-edits", lambda row: (row.id,))
+
+
+def _page_of_run(
+    store: Store,
+    query: sa.Select[Any],
+    table: sa.Table,
+    run_id: int | None,
+    listed: str,
+    cursor: str | None,
+    limit: int,
+) -> Sequence[sa.Row[Any]]:
+    """Return the rows of a page and one more, newest first. Raises BadCursor."""
     if run_id is not None:
-        query = query.where(plex_edits.c.run_id == run_id)
+        query = query.where(table.c.run_id == run_id)
     if cursor is not None:
-        query = query.where(plex_edits.c.id < read_cursor(cursor, "plex-edits", int)[0])
-    query = query.order_by(plex_edits.c.id.desc()).limit(limit + 1)
+        query = query.where(table.c.id < read_cursor(cursor, listed, int)[0])
     with store.transaction(write=False) as connection:
-        found = [PlexEditRow(**row._mapping) for row in connection.execute(query)]
-    return cut_page(found, limit, "plex-edits", lambda row: (row.id,))
+        return connection.execute(query.order_by(table.c.id.desc()).limit(limit + 1)).all()
 
 
 def _changes() -> sa.Select[Any]:

@@ -77,8 +77,7 @@ def undo(
             return
         also = f", {plan.decisions} decisions that changed none" if plan.decisions else ""
         also += f", and at most {plan.edits} edits in Plex" if plan.edits else ""
-        count = len(plan.entries) + len(plan.placements)
-        confirm(f"Take back {count} changes of files{also}?", yes)
+        confirm(f"Take back {plan.files} changes of files{also}?", yes)
         undone = undoing.take_back(store, plan, config.tags, connect, should_stop)
         kept = _follow_undo(undone, plan, as_json=as_json)
         exit_if(should_stop(), kept)
@@ -90,10 +89,8 @@ def _follow_undo(undone: Iterator[Undone], plan: UndoPlan, *, as_json: bool) -> 
     from reclass_plex.undoing import EditUndone, FileUndone
 
     files, edits = [0, 0], [0, 0]  # restored, and left as they are
-    total = (
-        len(plan.entries) + len(plan.placements) + (plan.edits if plan.run_id is not None else 0)
-    )
-    said = as_json or not (plan.entries or plan.placements)
+    total = plan.files + (plan.edits if plan.run_id is not None else 0)
+    said = as_json or not plan.files
     for one in console.follow(undone, total, "undoing"):
         if not said and not isinstance(one, (FileUndone, TakenBack)):
             _say_restored(files)

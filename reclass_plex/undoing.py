@@ -47,9 +47,14 @@ class UndoPlan:
     placements: tuple[Placement, ...] = ()
 
     @property
+    def files(self) -> int:
+        """How many changes of files, what was put into a tree among them."""
+        return len(self.entries) + len(self.placements)
+
+    @property
     def empty(self) -> bool:
         """Say whether there is nothing to do."""
-        return not (self.entries or self.placements or self.edits or self.decisions)
+        return not (self.files or self.edits or self.decisions)
 
 
 @dataclass(frozen=True)

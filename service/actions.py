@@ -169,7 +169,7 @@ class Actions:
     def count_undo(self, wanted: UndoRequest) -> UndoCount:
         """Return what an undo would take back. Raises ConfigError if there is no such run."""
         plan = self._plan(wanted)
-        return UndoCount(files=len(plan.entries), edits=plan.edits, decisions=plan.decisions)
+        return UndoCount(files=plan.files, edits=plan.edits, decisions=plan.decisions)
 
     def undo(self, wanted: UndoRequest) -> Operation:
         """Begin to take back a run, or what was done to tracks, or since a time: files and Plex.
@@ -187,7 +187,7 @@ class Actions:
                 for line in (*repair(self._store, tags), *settle(Placements(self._store))):
                     log.warning("%s", line)
                 plan = self._plan(wanted)
-                progress.begin(len(plan.entries) + len(plan.placements))
+                progress.begin(plan.files)
                 for one in undoing.take_back(
                     self._store,
                     plan,

@@ -14,6 +14,8 @@ from timing import timed
 from reclass_plex.decided import Decisions
 from reclass_plex.errors import ConfigError, FileError, PlexUnreachable
 from reclass_plex.jobs import Jobs
+from reclass_plex.placements import Placements
+from reclass_plex.placing import Order, place
 from reclass_plex.plex import Plex
 from reclass_plex.remote import Operation, UndoRequest
 from reclass_plex.store import Store
@@ -46,6 +48,27 @@ def ended(actions: Actions, operation: Operation | None) -> Operation:
     assert found is not None
     assert found.finished is not None
     return found
+
+
+def test_a_run_that_sorted_files_is_counted_and_taken_back(
+    store: Store, actions: Actions, tmp_path: Path
+) -> None:
+    source, target = make_file(tmp_path / "in" / "a.ogg"), tmp_path / "tree" / "Jazz" / "a.ogg"
+    run_id = store.start_run("organize")
+    with store.writing_files():
+        place(Placements(store), Order(run_id, source, target, "move"))
+    store.finish_run(run_id)
+    assert target.exists()
+    wanted = UndoRequest(run_id=run_id)
+    count = actions.count_undo(wanted)
+    assert (count.files, count.edits, count.decisions) == (1, 0, 0)
+    undone = ended(actions, actions.undo(wanted))
+    assert (undone.total, undone.result) == (
+        1,
+        {"restored": 1, "kept": 0, "edits": 0, "edits_kept": 0},
+    )
+    assert source.exists()
+    assert not target.exists()
 
 
 @timed
