@@ -373,21 +373,21 @@ class DaemonClient:
 
     def status(self) -> Status:
         """Return what it does."""
-        return self._ask(Status, "GET", "/api/status")
+        return self._ask(Status, "GET", "/api/v1/status")
 
     def pause(self) -> None:
         """Make it stop after the tracks in hand, until `resume`."""
-        self._call("POST", "/api/pause")
+        self._call("POST", "/api/v1/pause")
 
     def resume(self) -> None:
         """Make it go on."""
-        self._call("POST", "/api/resume")
+        self._call("POST", "/api/v1/resume")
 
     def reclassify(self, selection: Selection, *, dry_run: bool) -> ReclassifyResult:
         """Put tracks in line again, or only count them."""
         body = ReclassifyRequest(selection=selection, dry_run=dry_run)
         return self._ask(
-            ReclassifyResult, "POST", "/api/reclassify", body=body, timeout=SELECT_SECONDS
+            ReclassifyResult, "POST", "/api/v1/reclassify", body=body, timeout=SELECT_SECONDS
         )
 
     def list_jobs(
@@ -400,7 +400,7 @@ class DaemonClient:
     def revive(self, ids: Collection[int] | None = None) -> int:
         """Put dead letters back in line, all of them without `ids`; return how many."""
         body = ReviveRequest(ids=None if ids is None else tuple(ids))
-        return self._ask(Count, "POST", "/api/jobs/revive", body=body).count
+        return self._ask(Count, "POST", "/api/v1/jobs/revive", body=body).count
 
     def _ask(
         self,

@@ -229,10 +229,10 @@ def test_pages_lead_to_the_login_and_programs_are_told(shared: WebServer) -> Non
     assert (status, headers["location"]) == (303, "/login?next=/library%3Fq%3Da%26b%3Dc")
     assert browser.ask("GET", "/", Accept="text/html")[1]["location"] == "/login"
     assert browser.ask("GET", "/library")[0] == 401
-    for hidden in ("/login%3F/../api/status", "/static/..%2Fapi%2Fstatus", "/api%2Fstatus"):
+    for hidden in ("/login%3F/../api/v1/status", "/static/..%2Fapi%2Fstatus", "/api%2Fstatus"):
         assert browser.ask("GET", hidden)[0] in {401, 404}
     assert browser.ask("POST", "/library", Accept="text/html")[0] == 401
-    assert browser.ask("GET", "/api/status", Accept="text/html")[0] == 401
+    assert browser.ask("GET", "/api/v1/status", Accept="text/html")[0] == 401
 
 
 # Pages of other sites
@@ -266,7 +266,7 @@ def test_only_our_pages_change_anything(
     given = {"X-CSRF-Token": browser.csrf} | headers
     given = {name: value.format(port=shared.port) for name, value in given.items()}
     daemon.paused = False
-    assert browser.ask("POST", "/api/pause", **given)[0] == status
+    assert browser.ask("POST", "/api/v1/pause", **given)[0] == status
     assert daemon.paused == (status == 204)
 
 
@@ -305,8 +305,8 @@ def test_the_token_of_one_session_is_none_of_another(shared: WebServer, daemon: 
     keys = WebKeys(daemon.store)
     one, other = (Browser(shared, keys.begin_session(time.time())) for _ in range(2))
     token = one.ask("GET", "/api/v1/session")[2]["csrf"]
-    assert other.ask("POST", "/api/resume", X_CSRF_Token=token)[0] == 403
-    assert one.ask("POST", "/api/resume", X_CSRF_Token=token)[0] == 204
+    assert other.ask("POST", "/api/v1/resume", X_CSRF_Token=token)[0] == 403
+    assert one.ask("POST", "/api/v1/resume", X_CSRF_Token=token)[0] == 204
 
 
 def test_a_form_may_carry_the_token(shared: WebServer, daemon: Daemon) -> None:
@@ -315,7 +315,7 @@ def test_a_form_may_carry_the_token(shared: WebServer, daemon: Daemon) -> None:
     form = "application/x-www-form-urlencoded"
 
     def send(body: bytes, kind: str = form) -> int:
-        return browser.ask("POST", "/api/pause", body, Content_Type=kind)[0]
+        return browser.ask("POST", "/api/v1/pause", body, Content_Type=kind)[0]
 
     assert send(urlencode({"a": "b" * 5000, "csrf_token": token}).encode()) == 204
     assert send(urlencode({"csrf_token": token[:-1]}).encode()) == 403
@@ -347,20 +347,20 @@ def test_a_token_does_what_its_scope_says_until_it_is_revoked(
     def ask(method: str, path: str, token: str, **headers: str) -> int:
         return Browser(shared).ask(method, path, Authorization=f"Bearer {token}", **headers)[0]
 
-    assert ask("GET", "/api/status", read) == ask("GET", "/api/status", write) == 200
-    assert ask("POST", "/api/pause", read) == 403
-    assert ask("POST", "/api/pause", write) == 204
-    assert ask("POST", "/api/pause", write, Origin="http://evil.example") == 204  # no browser
-    assert ask("GET", "/api/status", old) == 401
-    assert ask("GET", "/api/status", read + "x") == 401
+    assert ask("GET", "/api/v1/status", read) == ask("GET", "/api/v1/status", write) == 200
+    assert ask("POST", "/api/v1/pause", read) == 403
+    assert ask("POST", "/api/v1/pause", write) == 204
+    assert ask("POST", "/api/v1/pause", write, Origin="http://evil.example") == 204  # no browser
+    assert ask("GET", "/api/v1/status", old) == 401
+    assert ask("GET", "/api/v1/status", read + "x") == 401
     session = keys.begin_session(time.time())
-    assert ask("GET", "/api/status", session) == 401  # no token
-    assert Browser(shared, read).ask("GET", "/api/status")[0] == 401  # and no session
+    assert ask("GET", "/api/v1/status", session) == 401  # no token
+    assert Browser(shared, read).ask("GET", "/api/v1/status")[0] == 401  # and no session
     # A wrong token is not made up for by a good cookie.
-    assert ask("GET", "/api/status", "wrong", Cookie=f"{COOKIE}={session}") == 401
+    assert ask("GET", "/api/v1/status", "wrong", Cookie=f"{COOKIE}={session}") == 401
     assert keys.revoke_token("reader")
     assert not keys.revoke_token("reader")
-    assert ask("GET", "/api/status", read) == 401
+    assert ask("GET", "/api/v1/status", read) == 401
     for name in ("writer", "", " ", "x" * 101, "a\nb"):
         with pytest.raises(ConfigError):
             keys.make_token(name, "read", 0)
@@ -412,9 +412,9 @@ def test_a_trusted_proxy_says_who_it_is(daemon: Daemon) -> None:
         status, _, session = browser.ask("GET", "/api/v1/session")
         assert (status, session["kind"], session["name"]) == (200, "proxy", "Ann")
         token = session["csrf"]
-        assert browser.ask("POST", "/api/pause")[0] == 403
-        assert browser.ask("POST", "/api/pause", X_CSRF_Token=token)[0] == 204
-        other = browser.ask("POST", "/api/pause", X_CSRF_Token=token, Remote_User="Eve")
+        assert browser.ask("POST", "/api/v1/pause")[0] == 403
+        assert browser.ask("POST", "/api/v1/pause", X_CSRF_Token=token)[0] == 204
+        other = browser.ask("POST", "/api/v1/pause", X_CSRF_Token=token, Remote_User="Eve")
         assert other[0] == 403
         for nobody in ("", " ", "x" * 300):
             assert browser.ask("GET", "/api/v1/session", Remote_User=nobody)[0] == 401
@@ -466,7 +466,7 @@ def test_without_a_password_no_password_lets_in(tmp_path: Path) -> None:
             status, _, problem = Browser(server).sign_in(wrong)
             assert (status, problem["kind"]) == (401, "wrong-password")
             assert "reclass-plex password" in problem["detail"]
-        assert Browser(server).ask("GET", "/api/status")[0] == 401
+        assert Browser(server).ask("GET", "/api/v1/status")[0] == 401
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def test_on_the_network_nobody_is_served_before_there_is_a_password(tmp_path: Pa
             assert "reclass-plex password" in problem["detail"]
         assert browser.ask("GET", "/healthz")[0] == 200
         assert browser.ask("POST", f"/webhook/{KEY}", b"{}")[0] == 400  # malformed, but let in
-        assert browser.ask("GET", "/api/status", Authorization=f"Bearer {TOKEN}")[0] == 200
+        assert browser.ask("GET", "/api/v1/status", Authorization=f"Bearer {TOKEN}")[0] == 200
         set_password(store.path, PASSWORD)
         assert browser.ask("GET", "/api/v1/tracks")[0] == 401
         assert browser.sign_in()[0] == 204

@@ -287,19 +287,19 @@ def test_dead_letters_are_listed_in_pages_and_revived(client: DaemonClient, daem
         ("GET", "/api/jobs?limit=1001", None),
         ("GET", "/api/jobs?offset=-1", None),
         ("GET", "/api/jobs?offset=99999999999999999999", None),
-        ("POST", "/api/reclassify", b""),
-        ("POST", "/api/reclassify", b"{"),
-        ("POST", "/api/reclassify", b"[]"),
-        ("POST", "/api/reclassify", b'{"selection": {}}'),
-        ("POST", "/api/reclassify", b'{"selection": {"below": 7}}'),
-        ("POST", "/api/reclassify", b'{"selection": {"below": NaN}}'),
-        ("POST", "/api/reclassify", b'{"selection": {"paths": ["not/full"]}}'),
-        ("POST", "/api/reclassify", b'{"selection": {"paths": ["/a\\u0000b"]}}'),
-        ("POST", "/api/reclassify", b'{"selection": {"paths": ["/\\ud800"]}}'),
-        ("POST", "/api/reclassify", b'{"selection": {"everything": true, "more": 1}}'),
-        ("POST", "/api/jobs/revive", b'{"ids": ["x"]}'),
-        ("POST", "/api/jobs/revive", b'{"ids": [99999999999999999999999]}'),
-        ("POST", "/api/jobs/revive", b'{"ids": "all"}'),
+        ("POST", "/api/v1/reclassify", b""),
+        ("POST", "/api/v1/reclassify", b"{"),
+        ("POST", "/api/v1/reclassify", b"[]"),
+        ("POST", "/api/v1/reclassify", b'{"selection": {}}'),
+        ("POST", "/api/v1/reclassify", b'{"selection": {"below": 7}}'),
+        ("POST", "/api/v1/reclassify", b'{"selection": {"below": NaN}}'),
+        ("POST", "/api/v1/reclassify", b'{"selection": {"paths": ["not/full"]}}'),
+        ("POST", "/api/v1/reclassify", b'{"selection": {"paths": ["/a\\u0000b"]}}'),
+        ("POST", "/api/v1/reclassify", b'{"selection": {"paths": ["/\\ud800"]}}'),
+        ("POST", "/api/v1/reclassify", b'{"selection": {"everything": true, "more": 1}}'),
+        ("POST", "/api/v1/jobs/revive", b'{"ids": ["x"]}'),
+        ("POST", "/api/v1/jobs/revive", b'{"ids": [99999999999999999999999]}'),
+        ("POST", "/api/v1/jobs/revive", b'{"ids": "all"}'),
     ],
 )
 def test_wrong_use_is_explained(
@@ -315,7 +315,7 @@ def test_wrong_use_is_explained(
 
 def test_json_that_is_too_deep_or_no_utf8_is_refused(shared: WebServer) -> None:
     for body in (b"[" * 100_000, b'{"selection": {"album": "\xff"}}'):
-        status, _, problem = ask(shared, "POST", "/api/reclassify", body=body)
+        status, _, problem = ask(shared, "POST", "/api/v1/reclassify", body=body)
         assert (status, problem["status"]) == (400, 400)
 
 
@@ -324,10 +324,10 @@ def test_unknown_paths_and_methods_are_problems_too(shared: WebServer) -> None:
         ("GET", "/", 404),
         ("GET", "/api", 404),
         ("GET", "/api/nothing", 404),
-        ("GET", "/api/status/", 404),
+        ("GET", "/api/v1/status/", 404),
         ("GET", "/docs", 404),
         ("GET", "/openapi.json", 404),
-        ("DELETE", "/api/status", 405),
+        ("DELETE", "/api/v1/status", 405),
         ("GET", f"/webhook/{KEY}", 405),
     ):
         status, headers, problem = ask(shared, method, path)
@@ -344,12 +344,12 @@ def test_errors_keep_their_words_and_bugs_keep_their_secrets(
     with pytest.raises(DaemonError, match=r"there is no Plex server; set plex\.url"):
         client.reclassify(everything, dry_run=False)
     body = b'{"selection": {"everything": true}}'
-    status, _, problem = ask(server, "POST", "/api/reclassify", body=body)
+    status, _, problem = ask(server, "POST", "/api/v1/reclassify", body=body)
     assert (status, problem["kind"]) == (422, "config")
     daemon.error = PlexUnreachable("Plex is away")
-    assert ask(server, "POST", "/api/reclassify", body=body)[0] == 503
+    assert ask(server, "POST", "/api/v1/reclassify", body=body)[0] == 503
     daemon.error = ZeroDivisionError("a secret detail")
-    status, headers, problem = ask(server, "POST", "/api/reclassify", body=body)
+    status, headers, problem = ask(server, "POST", "/api/v1/reclassify", body=body)
     assert (status, headers["content-type"]) == (500, "application/problem+json")
     assert "secret" not in json.dumps(problem)
     assert "Traceback" not in json.dumps(problem)
@@ -367,10 +367,10 @@ def test_nothing_without_the_token(
     shared: WebServer, shared_daemon: Daemon, authorization: str
 ) -> None:
     for method, path in (
-        ("GET", "/api/status"),
-        ("POST", "/api/pause"),
+        ("GET", "/api/v1/status"),
+        ("POST", "/api/v1/pause"),
         ("GET", "/api/nothing"),
-        ("POST", "/api/reclassify"),
+        ("POST", "/api/v1/reclassify"),
     ):
         body = b'{"selection": {"everything": true}}' if method == "POST" else None
         status, headers, _ = ask(shared, method, path, body=body, Authorization=authorization)
@@ -402,7 +402,7 @@ def test_an_empty_secret_is_no_secret(daemon: Daemon) -> None:
     ],
 )
 def test_a_page_cannot_come_by_its_own_host_name(shared: WebServer, host: str, status: int) -> None:
-    request = f"GET /api/status HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n"
+    request = f"GET /api/v1/status HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n"
     answer = rest(raw(shared, f"{request}Connection: close\r\n\r\n".encode()))
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
 
@@ -411,16 +411,18 @@ def test_on_all_addresses_any_address_may_be_named(daemon: Daemon) -> None:
     options = WebOptions(host="0.0.0.0", port=0)
     with serving(daemon, options) as server:
         assert WebServer(Starlette(), options).url == "http://127.0.0.1:0"
-        assert ask(server, "GET", "/api/status", Host="192.168.1.9:8787")[0] == 200
-        assert ask(server, "GET", "/api/status", Host="0.0.0.0")[0] == 200
-        assert ask(server, "GET", "/api/status", Host="evil.example")[0] == 421
+        assert ask(server, "GET", "/api/v1/status", Host="192.168.1.9:8787")[0] == 200
+        assert ask(server, "GET", "/api/v1/status", Host="0.0.0.0")[0] == 200
+        assert ask(server, "GET", "/api/v1/status", Host="evil.example")[0] == 421
 
 
 # Bounds
 
 
 def test_a_body_beyond_the_limit_is_refused_unread(server: WebServer, daemon: Daemon) -> None:
-    head = f"POST /api/reclassify HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+    head = (
+        f"POST /api/v1/reclassify HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+    )
     said = rest(raw(server, f"{head}Content-Length: {MAX_BODY + 1}\r\n\r\n".encode()))
     assert said.startswith(b"HTTP/1.1 413 ")
     connection = raw(
@@ -435,7 +437,7 @@ def test_a_body_beyond_the_limit_is_refused_unread(server: WebServer, daemon: Da
     rest(connection)
     assert sent < 3 * MAX_BODY  # what lies in the kernel's buffers on the way counts, too
     assert daemon.selected == []
-    assert ask(server, "GET", "/api/status")[0] == 200
+    assert ask(server, "GET", "/api/v1/status")[0] == 200
 
 
 @timed
@@ -472,7 +474,7 @@ def test_a_slow_answer_is_no_slow_request(
     daemon.leave.clear()
     timer = threading.Timer(0.6, daemon.leave.set)
     timer.start()
-    assert ask(server, "GET", "/api/status")[0] == 200
+    assert ask(server, "GET", "/api/v1/status")[0] == 200
     timer.join()
 
 
@@ -489,7 +491,7 @@ def test_one_connection_serves_many_requests(
 def test_idle_connections_keep_nobody_out(server: WebServer, daemon: Daemon) -> None:
     daemon.leave.clear()
     found: list[int] = []
-    asking = threading.Thread(target=lambda: found.append(ask(server, "GET", "/api/status")[0]))
+    asking = threading.Thread(target=lambda: found.append(ask(server, "GET", "/api/v1/status")[0]))
     asking.start()
     assert daemon.entered.wait(5)
     idle = [raw(server, b"GET / HTTP/1.1\r\n") for _ in range(3 * MAX_CONNECTIONS)]
@@ -548,7 +550,7 @@ def test_the_port_is_free_again_at_once(daemon: Daemon) -> None:
 
 def test_localhost_is_all_of_its_addresses(daemon: Daemon) -> None:
     with serving(daemon, WebOptions(host="localhost", port=0)) as server:
-        assert ask(server, "GET", "/api/status")[0] == 200
+        assert ask(server, "GET", "/api/v1/status")[0] == 200
 
 
 def test_an_answer_waits_for_no_acknowledgement() -> None:
@@ -579,14 +581,16 @@ def test_stopping_waits_for_no_answer_beyond_its_time(
 ) -> None:
     with serving(daemon) as server:
         daemon.leave.clear()
-        head = f"GET /api/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        head = (
+            f"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        )
         connection = raw(server, f"{head}\r\n".encode())
         assert daemon.entered.wait(5)
         began = time.monotonic()
         server.stop()
         assert time.monotonic() - began < 3
         assert rest(connection).startswith(b"HTTP/1.1 503 ")
-        assert "GET /api/status was cut off: stopping" in caplog.text
+        assert "GET /api/v1/status was cut off: stopping" in caplog.text
         assert "Traceback" not in caplog.text
         daemon.leave.set()
 
@@ -684,8 +688,8 @@ def test_the_client_says_what_is_wrong(
     assert DaemonClient(server.url, TOKEN).status().state == "idle"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(DaemonError, match=r"did not answer /api/status within 0\.3 s"):
-            DaemonClient(url, TOKEN)._call("GET", "/api/status", timeout=0.3)
+        with pytest.raises(DaemonError, match=r"did not answer /api/v1/status within 0\.3 s"):
+            DaemonClient(url, TOKEN)._call("GET", "/api/v1/status", timeout=0.3)
     with pytest.raises(DaemonError, match="does not answer"):
         DaemonClient(url, TOKEN).status()
 
@@ -696,7 +700,7 @@ def test_no_secret_is_logged(
     caplog.set_level("DEBUG")
     daemon.error = ZeroDivisionError()
     ask(server, "POST", f"/webhook/{KEY}", body=b"{}")
-    ask(server, "POST", "/api/reclassify", body=b'{"selection": {"everything": true}}')
+    ask(server, "POST", "/api/v1/reclassify", body=b'{"selection": {"everything": true}}')
     rest(raw(server, f"GET /webhook/{KEY} HTTP/9\r\n\r\n".encode()))
     assert "ZeroDivisionError" in caplog.text
     assert KEY not in caplog.text

@@ -352,7 +352,7 @@ def test_webhooks_are_answered_at_once_while_the_process_is_busy(
     daemon.leave.clear()
     threads = [threading.Thread(target=burn)]
     threads += [
-        threading.Thread(target=lambda: ask(server, "GET", "/api/status")) for _ in range(20)
+        threading.Thread(target=lambda: ask(server, "GET", "/api/v1/status")) for _ in range(20)
     ]
     for thread in threads:
         thread.start()

@@ -1,9 +1,8 @@
-"""The daemon's HTTP interface: health, Plex's webhook, and what the command line asks.
+"""The daemon's HTTP interface: health, Plex's webhook, and the API, which also serves commands.
 
-    GET  /healthz  /readyz                                 anyone
-    POST /webhook/KEY                                      who knows the key; any Host
-    GET  /api/status  /api/jobs?state=failed&limit=&offset=     with the token, as
-    POST /api/pause  /api/resume  /api/reclassify  /api/jobs/revive     Authorization: Bearer
+    GET  /healthz  /readyz     anyone
+    POST /webhook/KEY          who knows the key; any Host
+    /api/...                   with a token, as Authorization: Bearer, or a session
 
 Who may ask what is in service/web/access.py and gate.py, which every request goes through. Bodies
 and answers are the models of `reclass_plex.remote`, errors problem details (RFC 9457). The
@@ -27,10 +26,7 @@ from reclass_plex.config import WebOptions
 from reclass_plex.jobs import State
 from reclass_plex.remote import (
     MAX_JOBS,
-    Count,
     JobList,
-    ReclassifyRequest,
-    ReviveRequest,
 )
 from reclass_plex.store import Store
 from service.web import sign_in
@@ -117,26 +113,8 @@ def add_api(app: FastAPI, control: Control, store: Store) -> metrics.Metrics:
 
 
 def _api(control: Control) -> APIRouter:
-    """Return the routes that the command line uses; others have /api/v1."""
+    """Return the route that the command line alone uses; all others are below /api/v1."""
     api = APIRouter(prefix="/api", redirect_slashes=False, include_in_schema=False)
-
-    @api.get("/status")
-    def status() -> Response:
-        return Json(control.status())
-
-    @api.post("/pause")
-    def pause() -> Response:
-        control.pause()
-        return Response(status_code=HTTPStatus.NO_CONTENT)
-
-    @api.post("/resume")
-    def resume() -> Response:
-        control.resume()
-        return Response(status_code=HTTPStatus.NO_CONTENT)
-
-    @api.post("/reclassify")
-    def reclassify(wanted: ReclassifyRequest) -> Response:
-        return Json(control.reclassify(wanted.selection, wanted.dry_run))
 
     @api.get("/jobs")
     def list_jobs(
@@ -145,9 +123,5 @@ def _api(control: Control) -> APIRouter:
         offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     ) -> Response:
         return Json(JobList(jobs=tuple(control.list_jobs(state, limit, offset))))
-
-    @api.post("/jobs/revive")
-    def revive(wanted: ReviveRequest) -> Response:
-        return Json(Count(count=control.revive(wanted.ids)))
 
     return api
