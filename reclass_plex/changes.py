@@ -102,6 +102,7 @@ def repair(store: Store, options: TagOptions) -> Iterator[str]:
         name = printable(entry.path)
         try:
             with open_regular(entry.path) as file:
+                status = os.fstat(file.fileno())  # first: what changes it later is then noticed
                 current = hash_file(file).hex()
         except (FileError, OSError):
             if entry.path.parent.is_dir() and not os.path.lexists(entry.path):  # moved or deleted
@@ -118,7 +119,6 @@ def repair(store: Store, options: TagOptions) -> Iterator[str]:
         with suppress(OSError):
             entry.temp_path.unlink()
         if replaced:
-            status = entry.path.stat()
             store.finish_change(entry.id, status.st_size, status.st_mtime_ns)
             yield f"{name}: an interrupted change had taken place; it can be undone"
         else:

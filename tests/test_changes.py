@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from audio_files import make_audio
@@ -13,7 +14,7 @@ from reclass_plex import changes, tags
 from reclass_plex.audio import audio_digest
 from reclass_plex.config import TagOptions
 from reclass_plex.errors import FileChanged
-from reclass_plex.files import find_leftovers, process_token, temporary_name
+from reclass_plex.files import find_leftovers, hash_file, process_token, temporary_name
 from reclass_plex.store import JournalEntry, KnownTrack, Store
 
 OPTIONS = TagOptions()
@@ -59,6 +60,36 @@ def test_a_genre_set_since_the_plan_was_made_is_kept(store: Store, song: Path) -
     assert tags.read_tags(song).genres == ("Skiffle",)
     assert find_leftovers(song.parent) == []
     assert store.pending_changes() == store.changes() == []
+
+
+@pytest.mark.parametrize("then", ["edited", "gone"])
+def test_what_happens_to_a_file_while_it_is_repaired_is_seen_later(
+    store: Store, song: Path, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = know(store, song)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Store, "finish_change", die)
+        with pytest.raises(KeyboardInterrupt):
+            changes.apply_tags(store, store.start_run("tag"), known, ("Rock",), OPTIONS)
+    assert len(store.pending_changes()) == 1
+    written = song.stat()
+
+    def interfere(file: BinaryIO) -> bytes:
+        found = hash_file(file)
+        song.unlink() if then == "gone" else set_genre(song, "Skiffle")
+        return found
+
+    monkeypatch.setattr(changes, "hash_file", interfere)
+    assert len(list(changes.repair(store, OPTIONS))) == 1
+    (entry,) = store.changes()
+    assert entry.after == ("Rock",)
+    track = store.find_track(song, "")
+    assert track is not None
+    assert (track.size, track.mtime_ns) == (written.st_size, written.st_mtime_ns)
 
 
 @pytest.mark.parametrize("replaced", [True, False])
