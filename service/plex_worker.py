@@ -179,13 +179,12 @@ class PlexWorker:
 
     def _mind_clock(self, now: float) -> None:
         """Wait for no time that a clock which ran ahead has put far away."""
-        former, self._seen = self._seen, now
-        if now >= former - CLOCK_TOLERANCE:
-            return
-        self._wanted.mind_clock(now)
-        self._next_round = self._link.next_attempt = now
-        if self._hints_since is not None:
-            self._hints_since = now
+        if now < self._seen - CLOCK_TOLERANCE:
+            self._wanted.mind_clock(now)
+            self._next_round = self._link.next_attempt = now
+            if self._hints_since is not None:
+                self._hints_since = now
+        self._seen = now
 
     def _take_configuration(self) -> None:
         with self._lock:
