@@ -89,13 +89,19 @@ class Radio:
     def stop(self) -> None:
         """End it; returns when it has ended."""
         with self._changing:
-            self._stop()
+            if self._stop():
+                self._tell_end()
 
-    def _stop(self) -> None:
+    def _stop(self) -> bool:
+        """End it, and say whether there was anything."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
             _end(process)
+        return process is not None
+
+    def _tell_end(self, error: str | None = None) -> None:
+        self._events.publish("radio", {"ended": True, "error": error})
 
     def status(self) -> RadioStatus:
         """Return what is listened to, and what was heard last."""
@@ -128,11 +134,12 @@ class Radio:
                     self._events.publish("radio", line.model_dump(mode="json"))
             said = process.stderr.read(4000).strip()
         status = process.wait()
+        error = said.removeprefix("error: ") if status else None
         with self._lock:
-            if self._process is process:
-                self._error = said.removeprefix("error: ") if status else None
-                self._process = None
-        self._events.publish("radio", {"ended": True, "error": self._error})
+            if self._process is not process:  # it was stopped, which is told there
+                return
+            self._process, self._error = None, error
+        self._tell_end(error)
 
     def _mind(self, process: subprocess.Popen[str]) -> None:
         """End the process when nobody asks any more."""
@@ -144,6 +151,7 @@ class Radio:
                 with self._changing:
                     if self._process is process:  # and not another stream by now
                         self._stop()
+                        self._tell_end()
                 return
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_SECONDS)

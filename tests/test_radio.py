@@ -44,7 +44,8 @@ def test_a_stream_is_followed_replaced_and_stopped(monkeypatch: pytest.MonkeyPat
         assert first.poll() is not None
         second = player._process
         assert second is not None
-        listener.take(0)
+        time.sleep(0.3)  # for the first one's last words
+        assert not any(event.data.get("ended") for event in listener.take(0))  # one plays
     assert events.listeners == 0
     now[0] += radio.UNWATCHED_SECONDS + 1  # nobody watches any more
     _wait(lambda: second.poll() is not None, "it ends by itself")
@@ -55,7 +56,12 @@ def test_a_stream_is_followed_replaced_and_stopped(monkeypatch: pytest.MonkeyPat
         player.start(url)
         _wait(lambda: player.status().state == "failed", "it fails")
         assert "status 404" in str(player.status().error)
-    player.stop()
+    with station.on_air() as url, events.listen() as listener:
+        player.start(url)
+        player.stop()
+        player.stop()  # of nothing
+        ended = [event.data for event in listener.take(0) if event.data.get("ended")]
+        assert ended == [{"ended": True, "error": None}]
 
 
 @pytest.mark.parametrize(
