@@ -32,15 +32,16 @@ function ask() {
 setInterval(() => { if (!told) ask(); }, 2000);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
 
-// Nothing is asked for while nobody looks.
+// What asks for itself, by the clock or when there is news, asks for nothing while nobody looks.
+const asksForItself = (elt) => elt.id === "live" || /every/.test(elt.getAttribute("hx-trigger") || "");
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (document.hidden && event.detail.elt.id === "live") event.preventDefault();
+  if (document.hidden && asksForItself(event.detail.elt)) event.preventDefault();
 });
 
 // What went wrong is shown until something else is asked for.
 document.addEventListener("htmx:beforeRequest", (event) => {
   const problem = document.getElementById("problem");
-  if (problem && !/every/.test(event.detail.elt.getAttribute("hx-trigger") || "")) problem.replaceChildren();
+  if (problem && !asksForItself(event.detail.elt)) problem.replaceChildren();
 });
 
 // Review by keys: 1 to 9 choose, a is the whole album, j and k go on and back, p plays.
