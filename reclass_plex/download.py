@@ -145,6 +145,10 @@ class Transfer:
                 reason, wait = "the connection broke off", 0.0
             except requests.RequestException as error:
                 raise self._wording.error(f"{self.name}: {_cause(error)}") from error
+            except ValueError as error:  # of urllib, when a redirect leads to "http://[::1"
+                raise self._wording.error(
+                    f"{self.name}: redirects to what is no address ({error})"
+                ) from error
             failures = failures + 1 if progress() <= before else 0
             if failures >= self._patience.failures:
                 raise self._wording.error(
