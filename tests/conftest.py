@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,15 @@ from plex_server import Library, PlexStandIn
 from plex_tools import connect
 
 from reclass_plex.plex import Plex
+
+
+@pytest.fixture(autouse=True)
+def limits() -> Iterator[None]:
+    """No test leaves bounds of memory or of anything behind, of which another would die."""
+    kinds = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+    before = [resource.getrlimit(kind) for kind in kinds]
+    yield
+    assert [resource.getrlimit(kind) for kind in kinds] == before
 
 
 @pytest.fixture

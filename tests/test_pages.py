@@ -417,7 +417,7 @@ def test_a_file_that_asks_for_all_memory_gets_a_part(song: Path) -> None:
 import sys
 from reclass_plex import audio
 from service.web import child
-audio.decode_excerpt = lambda path, excerpt: bytearray(child.MEMORY + 1)
+audio.decode_excerpt = lambda path, excerpt: bytearray(child.MEMORY + (64 << 20))
 sys.exit(child.main())
 """
     with song.open("rb") as file:

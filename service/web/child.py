@@ -15,14 +15,17 @@ import resource
 import struct
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
 
-    from reclass_plex.records import Excerpt, Waveform
+    from reclass_plex.ensemble import Ensemble
 
 EXCERPT_SECONDS = 30.0
 CPU_SECONDS = 60  # then the system ends it
@@ -43,10 +46,13 @@ def main() -> int:
     os.nice(10)
     what, descriptor = sys.argv[1:]
     path = Path(f"/dev/fd/{int(descriptor)}")
+    from reclass_plex.decoding import limit_memory
     from reclass_plex.errors import ReclassError
 
     try:
-        answer = {"spectrogram": spectrogram, "excerpt": excerpt, "windows": windows}[what](path)
+        draw = _load(what)
+        limit_memory(MEMORY)
+        answer = draw(path)
     except ReclassError as error:
         print(getattr(error, "reason", error), file=sys.stderr)
         return 1
@@ -55,6 +61,20 @@ def main() -> int:
         return 1
     sys.stdout.buffer.write(answer)
     return 0
+
+
+def _load(what: str) -> Callable[[Path], bytes]:
+    """Return what draws, with all that it needs besides the file."""
+    from reclass_plex import audio  # noqa: F401 - before the memory is counted
+    from reclass_plex.config import EnsembleOptions
+
+    if what != "windows":
+        return {"spectrogram": spectrogram, "excerpt": excerpt}[what]
+    from reclass_plex.ensemble import Ensemble
+
+    ensemble = Ensemble(EnsembleOptions(learned_genres=False))
+    ensemble.load()
+    return partial(windows, ensemble)
 
 
 def spectrogram(path: Path) -> bytes:
@@ -85,15 +105,12 @@ def excerpt(path: Path) -> bytes:
     return head + form + struct.pack("<4sI", b"data", len(data)) + data
 
 
-def windows(path: Path) -> bytes:
-    """Return JSON: what MusiCNN's last stage of the shipped ensemble hears, window by window."""
-    from reclass_plex.config import EnsembleOptions
-    from reclass_plex.ensemble import Ensemble
+def windows(ensemble: Ensemble, path: Path) -> bytes:
+    """Return JSON: what MusiCNN's last stage of an ensemble hears, window by window."""
+    from reclass_plex.audio import decode_excerpt
     from reclass_plex.errors import NotAudio
 
-    ensemble = Ensemble(EnsembleOptions(learned_genres=False))
-    ensemble.load()  # before the memory is counted
-    waveform = _decode(path, ensemble.excerpt)
+    waveform = decode_excerpt(path, ensemble.excerpt)
     if waveform.seconds < SHORTEST_SECONDS:
         raise NotAudio(path, f"is shorter than {SHORTEST_SECONDS:g} s")
     return json.dumps(
@@ -108,19 +125,10 @@ def windows(path: Path) -> bytes:
 
 
 def _samples(path: Path) -> npt.NDArray[np.float32]:
-    from reclass_plex.audio import resample
+    from reclass_plex.audio import decode_excerpt, resample
     from reclass_plex.records import Excerpt
 
-    return resample(_decode(path, Excerpt(EXCERPT_SECONDS)), RATE).samples
-
-
-def _decode(path: Path, excerpt: Excerpt) -> Waveform:
-    """Decode within bounds of memory, which hold from here on."""
-    from reclass_plex.audio import decode_excerpt
-    from reclass_plex.decoding import limit_memory
-
-    limit_memory(MEMORY)
-    return decode_excerpt(path, excerpt)
+    return resample(decode_excerpt(path, Excerpt(EXCERPT_SECONDS)), RATE).samples
 
 
 def _png(image: npt.NDArray[np.uint8]) -> bytes:
