@@ -21,7 +21,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -56,13 +57,17 @@ _HEARD_BY = {"ensemble", "models", "worker", "tags"}  # what of the configuratio
 
 @dataclass(eq=False)
 class _Seat:
-    """A process on a machine: it takes `places` files at once, and has `busy`."""
+    """A process on a machine: it takes `places` files at once, and has `busy`.
+
+    Of one that was lost, `alone` says in the end whether it died alone: its machine lives.
+    """
 
     name: str
     node_id: str
     actor: Any
     places: int
     busy: int = 0
+    alone: Future[bool] = field(default_factory=Future)
 
 
 class Cluster:
@@ -92,7 +97,8 @@ class Cluster:
         self._changed = threading.Condition()
         self._seats: list[_Seat] = []
         self._known: set[str] = set()  # nodes that were looked at
-        self._coming = 0  # those that start and may soon have places
+        self._coming = 0  # rounds of starting, of which there may soon be places
+        self._replacing: list[threading.Thread] = []
         self._deaths: Counter[str] = Counter()  # of processes, by node
         self.heard: Counter[str] = Counter()  # tracks, by machine
         self._closing = threading.Event()
@@ -148,6 +154,8 @@ class Cluster:
         self._closing.set()
         if self._looking.ident is not None:
             self._looking.join()
+        for thread in self._replacing:
+            thread.join()
         self._ray.shutdown()
 
     def _keep_looking(self) -> None:
@@ -164,24 +172,23 @@ class Cluster:
         if not fresh:
             return
         self._known |= {node["NodeID"] for node in fresh}
-        with self._starting():
-            self._admit([seat for node in fresh for seat in self._make_seats(node)])
-
-    @contextlib.contextmanager
-    def _starting(self) -> Iterator[None]:
-        """Let those who want a place wait, though there may be none now."""
         with self._changed:
             self._coming += 1
         try:
-            yield
+            self._admit([seat for node in fresh for seat in self._make_seats(node)])
         finally:
-            with self._changed:
-                self._coming -= 1
-                self._changed.notify_all()
+            self._came()
+
+    def _came(self) -> None:
+        """Let those who wait for a place look whether there is one."""
+        with self._changed:
+            self._coming -= 1
+            self._changed.notify_all()
 
     def _ask(self, what: str, path: Path) -> Any:  # noqa: ANN401 - as the node's methods
-        deaths = 0
-        while deaths < TRIES:
+        lost: list[_Seat] = []
+        # Of a machine that was lost Ray says for some seconds that it lives.
+        while len(lost) < TRIES or sum(seat.alone.result() for seat in lost) < TRIES:
             file = _stamp(path)
             with self._place() as seat:
                 try:
@@ -192,14 +199,15 @@ class Cluster:
                     answer = Answer(unfit=f"was lost ({type(error).__name__})")
             if answer.unfit is not None:
                 _stamp(path)  # it may be gone here as well: then no machine is to blame
-                deaths += self._lost(seat, answer.unfit)
+                lost.append(seat)
+                self._leave(seat, answer.unfit)
                 continue
             if answer.error is not None:
                 raise answer.error
             if what == "hear":
                 self.heard[seat.name] += 1
             return answer.result
-        raise RetryLater(path, f"was not heard: {deaths} processes of the cluster died over it")
+        raise RetryLater(path, f"was not heard: {TRIES} processes of the cluster died over it")
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[_Seat]:
@@ -221,22 +229,38 @@ class Cluster:
                 seat.busy -= 1
                 self._changed.notify_all()
 
-    def _lost(self, seat: _Seat, why: str) -> bool:
-        """Do without a process; start another where its machine lives. Return whether it does."""
-        with self._starting():
-            with self._changed:
-                first = seat in self._seats  # no other thread saw it yet
-                if first:
-                    self._seats.remove(seat)
-                    self._deaths[seat.node_id] += 1
-            if first:
-                self._tell(f"{seat.name}: {why}")
-                with contextlib.suppress(Exception):  # it may be dead
-                    self._ray.kill(seat.actor)
-            node = next((n for n in self._alive() if n["NodeID"] == seat.node_id), None)
-            if first and node is not None and self._deaths[seat.node_id] <= RESTARTS:
+    def _leave(self, seat: _Seat, why: str) -> None:
+        """Do without a process from now on, and start another where its machine lives."""
+        with self._changed:
+            if seat not in self._seats:  # another thread saw it
+                return
+            self._seats.remove(seat)
+            self._deaths[seat.node_id] += 1
+            self._coming += 1
+        self._tell(f"{seat.name}: {why}")
+        thread = threading.Thread(target=self._replace, args=[seat], name="machine", daemon=True)
+        self._replacing.append(thread)
+        thread.start()
+
+    def _replace(self, seat: _Seat) -> None:
+        """Start another process in the place of one, and note whether its machine lives."""
+        alone = False
+        try:
+            with contextlib.suppress(Exception):  # it may be dead
+                self._ray.kill(seat.actor)
+            node = self._find_node(seat)
+            if node is not None and self._deaths[seat.node_id] <= RESTARTS:
                 self._admit(self._make_seats(node)[:1])  # that of the GPU which is free now
-            return node is not None
+            alone = self._find_node(seat) is not None
+        except Exception:  # Ray's head may be lost: who asks for a track is told
+            log.debug("cannot replace %s", seat.name, exc_info=True)
+        finally:
+            seat.alone.set_result(alone)
+            self._came()
+
+    def _find_node(self, seat: _Seat) -> dict[str, Any] | None:
+        """Return the machine of a process, if Ray says that it lives."""
+        return next((node for node in self._alive() if node["NodeID"] == seat.node_id), None)
 
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]

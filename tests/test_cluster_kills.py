@@ -9,12 +9,14 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster_tools import (
     ALBUM,
+    ENDS,
     Command,
     copy_site,
     count_verdicts,
@@ -24,10 +26,11 @@ from cluster_tools import (
     tag_here,
     wait_for_verdicts,
 )
-from daemon_tools import Site
-from ray_cluster import ROOT, Node, RayCluster
+from daemon_tools import Site, wait_until
+from ray_cluster import HEARING, ROOT, Node, RayCluster
 from test_watch import needs_name_spaces
 
+from reclass_plex.cluster import TRIES
 from reclass_plex.jobs import IN_LINE, Jobs
 from reclass_plex.store import Store
 
@@ -35,6 +38,7 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.nightly
 
 TRACKS = 120  # more than a batch
+AT_WORK = {".examine", ".hear"}
 MINUTES = float(os.environ.get("CLUSTER_KILLS_MINUTES", "3"))
 SEED = int(os.environ.get("CLUSTER_KILLS_SEED", "7"))
 
@@ -205,6 +209,52 @@ def test_a_machine_that_joins_late_is_used(tmp_path: Path, music: Music) -> None
     assert ended.status == 0, ended
     assert ended.counts["heard"].get("late (127.0.0.1)", 0) > 0, ended
     music.check(site)
+
+
+def test_lost_machines_are_not_held_against_the_track_that_they_had(
+    tmp_path: Path, music: Music
+) -> None:
+    """One machine after another is lost over the same track; Ray says so some seconds later."""
+    site = music.copy(tmp_path, ALBUM)
+    for path in sorted(site.music.rglob("*.*"))[1:]:
+        path.unlink()
+    with RayCluster(cpus=0) as cluster:
+        node = cluster.add_node("0")
+        cluster.wait_for(node)
+        given = give(site, cluster)
+        wait_until(lambda: titles(node) & AT_WORK, "a track to be asked for", ENDS, 0.01)
+        stop(node)
+        for number in range(1, TRIES + 2):
+            another = cluster.add_node(str(number))
+            wait_until(partial(rests, another), "the next machine to be used", ENDS)
+            if number <= TRIES:
+                stop(another)  # it gets the track and keeps it
+            node.kill()
+            node = another
+        ended = given.end()
+    assert ended.status == 0, ended
+    assert ended.err.count(": was lost") == TRIES + 1
+    assert (ended.counts["done"], ended.counts["heard"]) == (1, {f"{TRIES + 1} (127.0.0.1)": 1})
+    music.check(site, waited=True)  # the rest of its album is not there
+
+
+def titles(node: Node) -> set[str]:
+    """What Ray says that the processes do."""
+    return {process.cmdline()[0].removeprefix(HEARING) for process in node.hearing()}
+
+
+def rests(node: Node) -> bool:
+    """Say whether its process has introduced itself, and is asked for nothing."""
+    for _ in range(10):
+        if titles(node) != {""}:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def stop(node: Node) -> None:
+    for process in node.hearing():
+        process.suspend()
 
 
 def test_machines_that_come_and_go_at_random(tmp_path: Path, music: Music) -> None:
