@@ -35,6 +35,7 @@ def serve(descriptor: int, parent: int, memory: int) -> None:
     line = Connection(descriptor)
     from reclass_plex import audio, tags  # noqa: F401 - before the memory is counted
 
+    forgo_core()
     limit_memory(memory)
     with suppress(EOFError, ConnectionError):
         line.send(True)
@@ -111,7 +112,7 @@ def _prepare(parent: int) -> None:
 
 
 def limit_memory(memory: int) -> None:
-    """Let allocations fail beyond `memory` bytes more than there are now; no core on a crash."""
+    """Let allocations fail beyond `memory` bytes more than there are now."""
     used = 0
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -121,6 +122,10 @@ def limit_memory(memory: int) -> None:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         wanted = used + memory if hard == resource.RLIM_INFINITY else min(used + memory, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
+def forgo_core() -> None:
+    """Leave no core, which may be large, on a crash."""
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -533,7 +533,7 @@ def test_what_ends_its_process_is_named_and_the_others_go_on() -> None:
     ]
 
 
-def test_a_file_without_an_end_is_named_and_the_others_go_on(
+def test_files_without_an_end_or_measure_are_named_and_the_others_go_on(
     collection: Collection, fma: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path(__file__).parent.parent
@@ -541,9 +541,12 @@ def test_a_file_without_an_end_is_named_and_the_others_go_on(
     good = collection.recordings[0].path
     assert good is not None
     bad = Path(shutil.copy(good, tmp_path / "circle.wav"))
-    tasks = [Task(path, MIDDLE, fma, seconds=1.0) for path in (good, bad, good)]
+    greedy = Path(shutil.copy(good, tmp_path / "greedy.wav"))
+    paths = (good, greedy, bad, good)
+    tasks = [Task(path, MIDDLE, fma, seconds=1.0, memory=1 << 29) for path in paths]
     with Workers(1) as workers:
-        first, lost, last = workers.map(hear, tasks)
+        first, large, lost, last = workers.map(hear, tasks)
+    assert large == Failure("harmful", "needs over 0.5 GiB of memory")
     assert isinstance(lost, Crashed) and lost.task.path == bad
     assert isinstance(first, Heard) and isinstance(last, Heard)
     assert first.digest == last.digest

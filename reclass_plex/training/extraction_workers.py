@@ -1,7 +1,8 @@
 """Recordings are heard in processes of their own, one thread each.
 
-A damaged file that brings FFmpeg down, or sends it in circles, takes only its process along, and is
-named. An encoder on a GPU stays in the caller's process: then the others only decode for it.
+A damaged file that brings FFmpeg down, sends it in circles, or makes it ask for all memory, takes
+at most its process along, and is named. An encoder on a GPU stays in the caller's process: then the
+others only decode for it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections import deque
@@ -20,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from reclass_plex.errors import FileError, ModelError, RetryLater
+from reclass_plex.decoding import forgo_core, limit_memory
+from reclass_plex.errors import FileError, Harmful, ModelError, RetryLater
 from reclass_plex.records import Excerpt, FloatArray, Waveform
 
 if TYPE_CHECKING:
@@ -165,6 +168,7 @@ def _prepare() -> None:
     """Leave Ctrl-C to the parent, and die with it: kill -9 gives it no time to tell."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    forgo_core()
     parent = multiprocessing.parent_process()
 
     def follow_parent() -> None:
@@ -180,13 +184,15 @@ class Task:
     """One recording to hear, and what for.
 
     `seconds` of the processor to decode it, and one more for each MiB of its file: beyond, its
-    process is ended. Waiting for a disk does not count, which is no fault of the file.
+    process is ended. Waiting for a disk does not count, which is no fault of the file. `memory`:
+    bytes that this may take beyond what there is.
     """
 
     path: Path
     excerpt: Excerpt
     features: FeatureSet
     seconds: float = 120.0
+    memory: int = 1 << 30
 
 
 def hear(task: Task) -> Heard | Failure:
@@ -201,6 +207,8 @@ def hear(task: Task) -> Heard | Failure:
             digest = audio_digest(task.path)
     except FileError as error:
         return Failure(error.kind, error.reason, isinstance(error, RetryLater))
+    except MemoryError:
+        return Failure(Harmful.kind, f"needs over {task.memory / (1 << 30):g} GiB of memory")
     if waveform.seconds < SHORTEST:
         return Failure("too-short", f"lasts {waveform.seconds:.2f} s, less than {SHORTEST:g} s")
     if is_silent(waveform.samples, waveform.rate):
@@ -212,13 +220,16 @@ def hear(task: Task) -> Heard | Failure:
 
 @contextmanager
 def _within(task: Task) -> Iterator[None]:
-    """End this process (SIGPROF does) where what is inside computes for too long."""
+    """End this process (SIGPROF does) where what is inside computes for too long; bound memory."""
     with suppress(OSError):  # who opens it will name it
         size = task.path.stat().st_size
         signal.setitimer(signal.ITIMER_PROF, task.seconds + size / (1 << 20))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit_memory(task.memory)
     try:
         yield
     finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)  # an encoder may take what it needs
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 

@@ -46,10 +46,11 @@ def main() -> int:
     os.nice(10)
     what, descriptor = sys.argv[1:]
     path = Path(f"/dev/fd/{int(descriptor)}")
-    from reclass_plex.decoding import limit_memory
+    from reclass_plex.decoding import forgo_core, limit_memory
     from reclass_plex.errors import ReclassError
 
     try:
+        forgo_core()
         draw = _load(what)
         limit_memory(MEMORY)
         answer = draw(path)
