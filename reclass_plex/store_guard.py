@@ -91,6 +91,12 @@ def admit(path: Path, *, check: bool = False) -> IO[str]:
         alone = try_lock(users)
         if not alone:
             _share(users, path)
+        if is_log_alone(path):
+            raise StoreError(
+                f"{printable(path)}: is gone, but its log, {log_path(path).name}, is there: put the"
+                " file back, or give: reclass-plex restore, which takes over what is in the log"
+                " (or move the log away to begin anew)"
+            )
         unclean = alone and ended_uncleanly(path)
         if unclean and read_log(log_path(path)).damaged:
             raise damage(path, "pages in its log, the file -wal, are wrong")
@@ -129,6 +135,15 @@ def _share(users: IO[str], path: Path) -> None:
                 " it ends"
             )
         time.sleep(LOCK_PAUSE)
+
+
+def is_log_alone(path: Path) -> bool:
+    """Tell whether of a store only the log is left: SQLite would drop that without a word."""
+    try:
+        there = path.exists() and path.stat().st_size > 0
+        return not there and log_path(path).stat().st_size > 0
+    except OSError:
+        return False
 
 
 def ended_uncleanly(path: Path) -> bool:

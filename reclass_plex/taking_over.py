@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from reclass_plex.backups import remove_store
 from reclass_plex.errors import StoreError
 from reclass_plex.salvage import salvage_rows
-from reclass_plex.store_guard import find_faults
+from reclass_plex.store_guard import find_faults, is_log_alone
 from reclass_plex.tables import (
     decisions,
     embeddings,
@@ -130,7 +130,7 @@ def _reading(
 def _is_damaged(path: Path) -> bool:
     """Tell whether SQL cannot read all of a store. Its log may be damaged and nobody told."""
     try:
-        return read_log(log_path(path)).damaged or bool(find_faults(path))
+        return is_log_alone(path) or read_log(log_path(path)).damaged or bool(find_faults(path))
     except StoreError:
         return True
 

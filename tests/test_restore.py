@@ -238,6 +238,17 @@ def test_a_whole_store_gives_all_that_happened_since(site: Site) -> None:
     assert check(site, found) == []
 
 
+def test_a_store_of_which_only_the_log_is_left_gives_what_is_in_it(site: Site) -> None:
+    log = site.log.read_bytes()
+    site.store.unlink()
+    restored = restore(site)
+    assert restored.taken is not None
+    assert (restored.taken.whole, restored.taken.changes) == (False, 13)
+    assert restored.replaced is not None
+    assert restored.replaced.with_name(restored.replaced.name + "-wal").read_bytes() == log
+    assert check(site, compare(site)) == []
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_pages_anywhere_and_a_file_cut_short_lose_only_what_was_there(
     site: Site, seed: int

@@ -131,6 +131,21 @@ def test_a_store_that_is_gone_is_begun_anew_and_its_backups_are_named(
     assert "there are 1 backups of it" in caplog.text
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+def test_a_log_whose_store_is_gone_is_not_dropped(path: Path, emptied: bool) -> None:
+    with Store.open(path) as store:
+        store.save_track(Path("/music/new.mp3"), 1, 1, digest="d")
+        log = log_path(path).read_bytes()
+    path.unlink()
+    if emptied:
+        path.touch()
+    log_path(path).write_bytes(log)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"is gone, but its log, store\.sqlite-wal, is there"):
+            Store.open(path)
+    assert log_path(path).read_bytes() == log
+
+
 def test_who_comes_while_a_store_is_checked_or_restored_waits(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
