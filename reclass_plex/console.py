@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -126,7 +126,8 @@ def stopping_politely() -> Iterator[Callable[[], bool]]:
         if stopped:
             raise KeyboardInterrupt
         stopped = True
-        say("stopping after the file in hand; once more stops at once", to=err)
+        with suppress(RuntimeError):  # the signal came in the midst of a line to the same output
+            say("stopping after the file in hand; once more stops at once", to=err)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

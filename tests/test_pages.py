@@ -511,6 +511,8 @@ def test_settings_are_checked_and_compared(visitor: Visitor) -> None:
     assert answer.status_code == 200
     assert "policy.min_confidence" in answer.text and "next restart" in answer.text
     what = {"given": "policy: {mode: replace, min_confidence: 0.2}", "preview": "true"}
+    long = {"given": "policy: {min_confidence: 0.9}\n" + "# a comment\n" * 10_000}
+    assert "min_confidence" in visitor.post("/settings/check", long).text
     preview = visitor.post("/settings/check", what).text
     found = re.search(r"/settings/preview/(\w+)", preview)
     while found is not None and "every 2s" in preview:

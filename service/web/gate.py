@@ -41,7 +41,7 @@ from service.web.problems import HANDLERS, problem
 log = logging.getLogger(__name__)
 
 MAX_BODY = 4 << 20  # bytes: a selection of some ten thousand paths
-MAX_FORM = 64 << 10  # bytes of a form that is read to find its token
+MAX_FORM = 1 << 20  # bytes of a form that is read to find its token
 SIGN_IN = "/login"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN = ("/healthz", "/readyz")
