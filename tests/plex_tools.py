@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from plex_server import Item, Library, PlexStandIn
 
 from reclass_plex.config import PlexOptions
@@ -16,6 +18,9 @@ from reclass_plex.plex import (
     apply_edits,
     plan_edits,
 )
+from reclass_plex.store import Store
+from reclass_plex.sync import WantedRow
+from reclass_plex.tables import plex_wanted
 
 TRICKY = ("R&B", "Folk, World, & Country", "Drum/Bass", "100% Pop+", "Größe #1?", "a%2Cb", "J=z")
 
@@ -39,6 +44,13 @@ def edit(plex: Plex, items: list[Item], *genres: str) -> tuple[EditRecord, ...]:
     assert plan.skipped == ()
     assert statuses(apply_edits(plex, plan.records)) == ["done"] * len(plan.records)
     return plan.records
+
+
+def list_wanted(store: Store) -> dict[Path, WantedRow]:
+    """What shall stand in Plex, by file."""
+    with store.transaction(write=False) as connection:
+        rows = connection.execute(sa.select(plex_wanted).order_by(plex_wanted.c.asked)).all()
+    return {row.path: WantedRow(**row._mapping) for row in rows}
 
 
 def statuses(outcomes: tuple[EditOutcome, ...]) -> list[str]:

@@ -33,6 +33,7 @@ from daemon_tools import (
     wait_until,
 )
 from plex_server import Item, PlexStandIn
+from plex_tools import list_wanted
 from timing import timed
 
 import service.daemon
@@ -42,7 +43,6 @@ from reclass_plex.files import hash_file
 from reclass_plex.jobs import Jobs
 from reclass_plex.store import Store
 from reclass_plex.store_guard import find_faults
-from reclass_plex.sync import Wanted
 from reclass_plex.tables import runs
 from reclass_plex.tags import read_tags
 
@@ -399,7 +399,8 @@ def check_outcome(site: Site, plex: RecordingPlex, songs: list[Song]) -> None:
             "review", "failed", "waiting", "ready", "running", "writing", limit=1000
         )
         assert jobs == []
-        assert all(row.path not in alive for row in Wanted(store).list_rows("waiting"))
+        wanted = list_wanted(store)
+        assert all(row.state != "waiting" for path, row in wanted.items() if path in alive)
     by_origin, by_place = (
         Counter(entry.before_hash for entry in standing),
         Counter(entry.path for entry in standing),

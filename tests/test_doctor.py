@@ -293,6 +293,8 @@ def test_a_store_that_is_damaged_newer_or_unfinished_is_told(tmp_path: Path) -> 
     assert "reclass-plex restore" in check.advice
     path.write_bytes(b"no database at all" * 100)
     assert "damaged" in levels(check_store(path))["error"][0]
+    path.rename(path.with_name(path.name + "-wal"))
+    assert "is gone, but its log is there" in levels(check_store(path))["error"][0]
 
 
 @needs_root

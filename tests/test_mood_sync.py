@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from plex_server import Item, Library, PlexStandIn, Reply
-from plex_tools import add_album, connect
+from plex_tools import add_album, connect, list_wanted
 
 from reclass_plex.config import PolicyOptions
 from reclass_plex.errors import PlexUnreachable
@@ -54,8 +54,9 @@ def undo(plex: Plex, store: Store, **which: Any) -> dict[tuple[int, str], str]:
 
 
 def message(store: Store, item: Item) -> str | None:
-    rows = {row.path: row.message for row in Wanted(store).list_rows("done")}
-    return rows[Path(item.files[0])]
+    row = list_wanted(store)[Path(item.files[0])]
+    assert row.state == "done"
+    return row.message
 
 
 def test_moods_of_tracks_and_styles_of_albums_and_all_is_taken_back(

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import pytest
 from plex_server import Item, Library, PlexStandIn, Reply
-from plex_tools import add_album, connect
+from plex_tools import add_album, connect, list_wanted
 
 from reclass_plex.config import PathMap, PolicyOptions
+from reclass_plex.doctor.storage import check_store
 from reclass_plex.errors import PlexUnreachable
 from reclass_plex.plex import Plex
 from reclass_plex.records import GenreScore, Verdict
@@ -46,14 +47,7 @@ def want(
 
 
 def row(store: Store, item: Item) -> WantedRow:
-    path = Path(item.files[0])
-    wanted = Wanted(store)
-    rows = {
-        row.path: row
-        for state in wanted_module.STATES
-        for row in wanted.list_rows(state, limit=100_000)
-    }
-    return rows[path]
+    return list_wanted(store)[Path(item.files[0])]
 
 
 def album_of(item: Item) -> Item:
@@ -108,7 +102,7 @@ def test_the_newest_word_on_a_file_counts(store: Store) -> None:
     assert wanted.next_due() == NOW + 1
     wanted.done([found], {path: "why"})
     assert (wanted.next_due(), wanted.counts()) == (None, {"waiting": 0, "done": 1, "stuck": 0})
-    assert wanted.list_rows("done")[0].message == "why"
+    assert list_wanted(store)[path].message == "why"
     wanted.want([WantedGenres(path, ())], NOW + 2)
     assert wanted.counts() == {"waiting": 0, "done": 0, "stuck": 0}
 
@@ -140,8 +134,10 @@ def test_pauses_double_until_it_is_given_up(store: Store, tmp_path: Path) -> Non
     assert max(pauses) == wanted_module.MAX_BACKOFF_SECONDS
     assert 14 * 86400 <= now - NOW < 15 * 86400
     assert wanted.counts() == {"waiting": 0, "done": 0, "stuck": 1}
-    (stuck,) = wanted.list_rows("stuck")
-    assert (stuck.path, stuck.message) == (path, "unknown")
+    stuck = list_wanted(store)[path]
+    assert (stuck.state, stuck.message) == ("stuck", "unknown")
+    (check,) = [one for one in check_store(store.path) if one.name == "plex"]
+    assert check.text == f"1 files were not found in Plex for two weeks: {path}"
     assert wanted.hasten(now, [moved]) == 0
     assert wanted.hasten(now, [path]) == 1
     (revived,) = wanted.due(now, 10)

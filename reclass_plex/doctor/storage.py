@@ -16,30 +16,37 @@ from reclass_plex.backups import DAY, describe_age, list_backups, newest_age
 from reclass_plex.doctor.checks import Check
 from reclass_plex.errors import StoreError, printable
 from reclass_plex.schema import describe_newer, known_revisions
-from reclass_plex.store_guard import damaged_marker, restoring_marker
+from reclass_plex.store_guard import damaged_marker, is_log_alone, restoring_marker
 
 LOW_SPACE = 1 << 30  # bytes free on a disk under which a warning is due
 CHECK_SECONDS = 60.0  # for SQLite's own check of the whole file
 BUSY_SECONDS = 5.0
 _PROGRESS_STEPS = 10_000  # of SQLite's machine between looks at the clock
 OLD_BACKUP = 3 * DAY  # seconds
+NAMED = 3  # of the files that are not in Plex
 _DAMAGED = "Stop the daemon (systemctl stop reclass-plex), then give: reclass-plex restore"
 
 
 @dataclass(frozen=True)
 class _Found:
-    """`schema` is None before the first migration."""
+    """`schema` is None before the first migration; `absent` are files that Plex did not show."""
 
     faults: tuple[str, ...]
     schema: str | None
     pending: int
     began: float | None  # when the first run was
+    absent: int
+    some_absent: tuple[Path, ...]
 
 
 def check_store(path: Path) -> Iterator[Check]:
     """Say whether the database is there, whole, of this version, and ours to write."""
     name = printable(path)
     folder = next(one for one in path.parents if os.path.lexists(one))
+    if is_log_alone(path):
+        advice = f"Put the file back, or give: {_DAMAGED.rpartition(': ')[2]}"
+        yield Check("store", "error", f"{name}: is gone, but its log is there", advice)
+        return
     if not os.path.lexists(path):
         if os.path.isdir(path.parent) and list_backups(path):  # noqa: PTH112 - never raises
             advice = "To have it back: reclass-plex restore. Else the next run begins anew."
@@ -80,6 +87,16 @@ def check_store(path: Path) -> Iterator[Check]:
     yield _judge(name, path, found)
     if not found.faults:
         yield _check_backups(path, found.began, time.time())
+    if found.absent:
+        names = ", ".join(printable(one) for one in found.some_absent)
+        rest = found.absent - len(found.some_absent)
+        more = f" and {rest} more" if rest else ""
+        text = f"{found.absent} files were not found in Plex for two weeks: {names}{more}"
+        advice = (
+            "Does a library of plex.libraries have them, by the path that plex.path_map gives? They"
+            " are asked for again when Plex scans them, or after: reclass-plex reclassify FOLDER"
+        )
+        yield Check("plex", "warning", text, advice)
 
 
 def _check_backups(path: Path, began: float | None, now: float) -> Check:
@@ -170,8 +187,12 @@ def _inspect_as(path: Path, how: str) -> _Found:
             row = database.execute("SELECT version_num FROM alembic_version").fetchone()
             schema = None if row is None else str(row[0])
         pending, began = 0, None
+        absent: tuple[Path, ...] = ()
         if "journal" in tables:
             count = "SELECT count(*) FROM journal WHERE state = 'pending'"
             pending = int(database.execute(count).fetchone()[0])
             began = database.execute("SELECT min(started) FROM runs").fetchone()[0]
-    return _Found(faults, schema, pending, began)
+        if "plex_wanted" in tables:
+            query = "SELECT path FROM plex_wanted WHERE state = 'stuck' ORDER BY path"
+            absent = tuple(Path(os.fsdecode(row[0])) for row in database.execute(query))
+    return _Found(faults, schema, pending, began, len(absent), absent[:NAMED])

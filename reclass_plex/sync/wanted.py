@@ -129,7 +129,8 @@ class Wanted:
             .order_by(plex_wanted.c.due)
             .limit(limit)
         )
-        return self._rows(query)
+        with self._store.transaction(write=False) as connection:
+            return [WantedRow(**row._mapping) for row in connection.execute(query)]
 
     def next_due(self) -> float | None:
         """Return when the next row is due; None if none waits."""
@@ -187,15 +188,6 @@ class Wanted:
         with self._store.transaction(write=False) as connection:
             found = {row[0]: row[1] for row in connection.execute(query)}
         return {state: found.get(state, 0) for state in STATES}
-
-    def list_rows(self, state: State, limit: int = 100) -> list[WantedRow]:
-        """Return rows in a state, for people; the one that waits longest first."""
-        query = sa.select(plex_wanted).where(plex_wanted.c.state == state)
-        return self._rows(query.order_by(plex_wanted.c.asked).limit(limit))
-
-    def _rows(self, query: sa.Select[Any]) -> list[WantedRow]:
-        with self._store.transaction(write=False) as connection:
-            return [WantedRow(**row._mapping) for row in connection.execute(query)]
 
     def _close(self, changes: Sequence[tuple[WantedRow, dict[str, Any]]]) -> None:
         """Change rows that still say what they said when they were read."""
