@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from reclass_plex.undoing import EditUndone, FileUndone, Undone, UndoPlan
 
 app = typer.Typer()
+_PAGE = 500  # runs that are read at once
 
 
 @app.command()
@@ -172,8 +173,15 @@ def history(
 ) -> None:
     """List the runs that changed files, newest first."""
     config = configure(config_file)
+    from reclass_plex.browse_history import RunRow, list_runs
+
+    runs: list[RunRow] = []
     with Store.open(config.store.resolve()) as store:
-        runs = store.list_runs(limit)
+        page = list_runs(store, limit=min(limit, _PAGE))
+        runs += page.rows
+        while page.next is not None and len(runs) < limit:
+            page = list_runs(store, cursor=page.next, limit=min(limit - len(runs), _PAGE))
+            runs += page.rows
     if as_json:
         for summary in runs:
             console.print_json(dict(vars(summary)))
@@ -181,7 +189,7 @@ def history(
     if not runs:
         console.say("no run has changed a file yet")
         return
-    shown = console.table("run", "command", "started", "took", "changed", "undone")
+    shown = console.table("run", "command", "started", "took", "changed", "undone", "in Plex")
     for summary in runs:
         took = "" if summary.finished is None else f"{summary.finished - summary.started:.0f} s"
         shown.add_row(
@@ -191,6 +199,7 @@ def history(
             took or "did not end",
             str(summary.done + summary.undone),
             str(summary.undone),
+            str(summary.plex_done + summary.plex_undone),
         )
     console.out.print(shown)
 

@@ -109,18 +109,6 @@ class JournalEntry:
     moods: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """A row of `runs` and how many of its changes stand, were undone, or are open."""
-
-    id: int
-    command: str
-    started: float
-    finished: float | None
-    done: int
-    undone: int
-
-
 class Store:
     """The database. Open it with `Store.open`; use one instance a process, from any thread."""
 
@@ -497,18 +485,22 @@ class Store:
             tokens = connection.execute(sa.select(runs.c.token)).scalars().all()
         return {one for held in tokens for one in held.split()} - {process_token()}
 
-    def list_runs(self, limit: int | None = None) -> list[RunSummary]:
-        """Return the runs, newest first."""
-        query = (
-            sa.select(
-                *(column for column in runs.c if column.name != "token"),
-                *(_changes_in(state).label(state) for state in ("done", "undone")),
-            )
-            .order_by(runs.c.id.desc())
-            .limit(limit)
-        )
+    def runs_of(self, command: str) -> set[int]:
+        """Return the runs of a command."""
         with self.transaction(write=False) as connection:
-            return [RunSummary(**row._mapping) for row in connection.execute(query)]
+            found = connection.execute(sa.select(runs.c.id).where(runs.c.command == command))
+            return set(found.scalars())
+
+    def newest_run(self) -> int | None:
+        """Return the newest run that changed or placed a file, which stands; None if none does."""
+        with self.transaction(write=False) as connection:
+            found = [
+                connection.execute(
+                    sa.select(sa.func.max(table.c.run_id)).where(table.c.state == "done")
+                ).scalar()
+                for table in (journal, placements)
+            ]
+        return max((int(run) for run in found if run is not None), default=None)
 
     def begin_change(
         self,
@@ -682,17 +674,6 @@ class Store:
                 sa.select(journal.c.delta).where(journal.c.id == entry_id)
             ).scalar_one()
         return bytes(blob)
-
-
-def _changes_in(state: str) -> sa.ColumnElement[int]:
-    """Return how many files of a run were changed or placed, and are in this state."""
-    counts = [
-        sa.select(sa.func.count())
-        .where(table.c.run_id == runs.c.id, table.c.state == state)
-        .scalar_subquery()
-        for table in (journal, placements)
-    ]
-    return counts[0] + counts[1]
 
 
 def at_or_below(column: sa.Column[Any], path: Path) -> sa.ColumnElement[bool]:

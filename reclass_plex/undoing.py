@@ -101,8 +101,7 @@ _HOW = {"done": "restored", "gone": "no longer there", "changed": "kept", "faile
 def last_run(store: Store) -> int | None:
     """Return the newest run of which something stands; None if nothing does."""
     decided = {one.run_id for one in Decisions(store).page(1)}
-    files = next((one.id for one in store.list_runs() if one.done), 0)
-    return max(files, *sync.standing_edits(store), *decided, 0) or None
+    return max(store.newest_run() or 0, *sync.standing_edits(store), *decided, 0) or None
 
 
 class NoSuchRun(ConfigError):
@@ -161,7 +160,7 @@ def take_back(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Undone]:
     """Carry a plan out; yield what became of each change and edit. Raises StoreError."""
-    decided = {run.id for run in store.list_runs() if run.command == RUN}
+    decided = store.runs_of(RUN)
     jobs = Jobs(store)
     if plan.entries:
         for entry, result in changes.undo_changes(store, plan.entries, options, should_stop):

@@ -333,5 +333,5 @@ def test_a_run_that_sorted_files_has_as_many_as_history_says(store: Store) -> No
     row = find_run(store, run_id)
     assert row is not None
     assert (row.done, row.undone, row.pending) == (1, 1, 1)
-    (summary,) = store.list_runs()
+    (summary,) = list_runs(store).rows
     assert (summary.done, summary.undone) == (row.done, row.undone)

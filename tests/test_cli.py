@@ -22,6 +22,7 @@ from daemon_tools import cut_track
 from timing import timed
 
 from reclass_plex.cli import main
+from reclass_plex.store import Store
 
 DEMO = Path(__file__).parent.parent / "demo"
 COMMAND = Path(sys.executable).with_name("reclass-plex")
@@ -327,6 +328,19 @@ def test_doctor_models_and_history_have_something_to_say(run: Any, music: Path) 
     assert "musicnn" in run("models", "list").out.lower()
     assert [line["done"] for line in run("history", "--json").lines] == [1]
     assert "tag" in run("history").out
+
+
+def test_the_history_is_read_in_pages(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"store: {{path: {tmp_path / 'store.sqlite'}}}\n")
+    with Store.open(tmp_path / "store.sqlite") as store:
+        ids = [store.start_run("tag") for _ in range(6)]
+    monkeypatch.setattr("reclass_plex.cli_history._PAGE", 2)
+    for limit in (1, 2, 3, 5, 6, 7):
+        lines = run("history", "--json", "-n", str(limit), "--config", str(config)).lines
+        assert [line["id"] for line in lines] == ids[::-1][:limit]
 
 
 def test_ctrl_c_leaves_nothing_half_done_and_the_next_run_goes_on(

@@ -10,6 +10,7 @@ from decision_tools import CONFIG, ENSEMBLE, know, make_file
 from typer.testing import CliRunner
 
 from reclass_plex import decisions
+from reclass_plex.browse_history import list_runs
 from reclass_plex.cli import app
 from reclass_plex.decided import Decisions
 from reclass_plex.errors import ConfigError
@@ -60,7 +61,7 @@ def test_review_lists_decides_and_is_undone_beside_a_daemon(tmp_path: Path) -> N
         with running(site):
             wait_until(lambda: read_tags(paths[0]).genres == ("Blues",), "it is written")
     with Store.open(site.store) as store:
-        runs = [run.id for run in store.list_runs() if run.command == "review"]
+        runs = [run.id for run in list_runs(store).rows if run.command == "review"]
     assert len(runs) == 3
     say(site, "undo", "--since", "1d", "--yes")
     assert [path.read_bytes() for path in paths] == before

@@ -16,6 +16,7 @@ from daemon_tools import set_tags
 from decision_tools import CONFIG, ENSEMBLE, copy_file, know, make_file
 
 from reclass_plex import decisions, pipeline
+from reclass_plex.browse_history import list_runs
 from reclass_plex.changes import find_changes, undo_changes
 from reclass_plex.config import Config
 from reclass_plex.decided import Decisions
@@ -293,7 +294,7 @@ def test_an_album_is_decided_at_once_and_its_tracks_do_not_vote(store: Store, mu
 def test_names_that_are_no_genres_are_refused(store: Store, genres: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="genre"):
         decisions.correct(store, [1], genres, CONFIG, ENSEMBLE)
-    assert store.list_runs() == []
+    assert list_runs(store).rows == ()
 
 
 def test_while_another_process_changes_files_it_waits(store: Store, music: Path) -> None:

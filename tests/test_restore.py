@@ -21,6 +21,7 @@ from many_tracks import fill_store
 from reclass_plex import changes, comparing, restoring, tags
 from reclass_plex.audio import audio_digest
 from reclass_plex.backups import Backup, list_backups, look_into, make_backup
+from reclass_plex.browse_history import list_runs
 from reclass_plex.config import TagOptions
 from reclass_plex.decided import Decisions, Word
 from reclass_plex.errors import ConfigError, StoreBusy, StoreDamaged, StoreError, StoreNewer
@@ -323,13 +324,13 @@ def test_restoring_twice_and_an_older_one_changes_no_count(site: Site) -> None:
     restore(site)
     with Store.open(site.store) as store:
         first = store.changes()
-        runs = [one for one in store.list_runs() if one.command != comparing.RUN]
+        runs = [one for one in list_runs(store).rows if one.command != comparing.RUN]
     make_backup(site.store)
     oldest = list_backups(site.store)[-1]
     restore(site, Path(oldest.path.name))
     with Store.open(site.store) as store:
         assert store.changes() == first
-        assert [one for one in store.list_runs() if one.command != comparing.RUN] == runs
+        assert [one for one in list_runs(store).rows if one.command != comparing.RUN] == runs
     assert check(site, compare(site)) == []
 
 

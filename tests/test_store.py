@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from reclass_plex import store as store_module
+from reclass_plex.browse_history import list_runs
 from reclass_plex.errors import NotAudio, StoreError
 from reclass_plex.records import Embedding, GenreScore, Verdict, Vote
 from reclass_plex.schema import SCHEMA_VERSION
@@ -123,13 +124,13 @@ def test_the_journal_goes_from_pending_to_done_to_undone(store: Store, tmp_path:
     assert [change.id for change in store.changes(run_id=run)] == [entry]
     assert store.changes(since=4e9) == []
     assert store.read_delta(entry) == b"\x00delta"
-    assert [(r.done, r.undone, r.finished) for r in store.list_runs()] == [(1, 0, None)]
+    assert [(r.done, r.undone, r.finished) for r in list_runs(store).rows] == [(1, 0, None)]
     store.finish_undo(entry, path, 7, 8)
     store.finish_run(run, now=200)
     known = store.find_track(path, "m")
     assert known is not None
     assert (known.size, known.genres, known.undone) == (7, (), True)
-    assert [(r.done, r.undone, r.finished) for r in store.list_runs()] == [(0, 1, 200)]
+    assert [(r.done, r.undone, r.finished) for r in list_runs(store).rows] == [(0, 1, 200)]
 
 
 def test_what_was_taken_back_and_then_written_by_hand_is_theirs(

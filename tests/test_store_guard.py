@@ -12,6 +12,7 @@ from audio_files import make_audio
 from reclass_plex import changes, store_guard, tags
 from reclass_plex.audio import audio_digest
 from reclass_plex.backups import make_backup
+from reclass_plex.browse_history import list_runs
 from reclass_plex.config import TagOptions
 from reclass_plex.doctor.storage import check_store
 from reclass_plex.errors import StoreBusy, StoreDamaged, StoreError
@@ -59,7 +60,7 @@ def test_damage_that_a_query_meets_is_noted_for_all(path: Path) -> None:
             file.seek(start)
             file.write(b"\xa5" * 4096)
     with pytest.raises(StoreDamaged), Store.open(path) as store:
-        store.list_runs()
+        list_runs(store)
     assert damaged_marker(path).exists()
     with pytest.raises(StoreDamaged):
         Store.open(path)
@@ -77,7 +78,7 @@ def test_a_start_checks_after_an_unclean_end_and_the_daemon_always(path: Path) -
     assert ended_uncleanly(path)
     killed = {one: one.read_bytes() for one in (path, log)}
     with Store.open(path) as store:
-        assert [one.command for one in store.list_runs()] == ["killed"]
+        assert [one.command for one in list_runs(store).rows] == ["killed"]
     assert not ended_uncleanly(path)
     data = bytearray(path.read_bytes())
     for start in range(4096, len(data), 4096):

@@ -18,6 +18,7 @@ import pytest
 
 from reclass_plex import backups
 from reclass_plex.backups import DAY, list_backups, make_backup
+from reclass_plex.browse_history import list_runs
 from reclass_plex.errors import StoreDamaged, StoreError
 from reclass_plex.files import SPACE_MARGIN
 from reclass_plex.jobs import Jobs
@@ -112,13 +113,13 @@ def test_old_deltas_are_forgotten_and_the_history_stays(store: Store, jobs: Jobs
         change(store, number, state, days_ago=0)
         for number, state in ((4, "undone"), (5, "abandoned"))
     )
-    history = store.list_runs()
+    history = list_runs(store).rows
     assert care_for(store, jobs, NOW, keep_undo_days=None).forgotten == 0
     assert [len(store.read_delta(entry)) for entry in (old, young, pending)] == [1000] * 3
     assert [store.read_delta(entry) for entry in (undone, abandoned)] == [b"", b""]
     assert care_for(store, jobs, NOW, keep_undo_days=90).forgotten == 1
     assert [len(store.read_delta(entry)) for entry in (old, young, pending)] == [0, 1000, 1000]
-    assert store.list_runs() == history
+    assert list_runs(store).rows == history
     assert [entry.before for entry in store.changes()] == [("Pop",), ("Pop",)]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from reclass_plex import pipeline
 from reclass_plex.audio import decode_excerpt
+from reclass_plex.browse_history import list_runs
 from reclass_plex.config import Config
 from reclass_plex.decoders import Decoders, Limits
 from reclass_plex.ensemble import Ensemble
@@ -74,7 +75,7 @@ def test_a_track_is_heard_tagged_and_done(store: Store, music: Path) -> None:
     assert (job.state, job.owner) == ("done", None)
     [wish] = wanted.due(time.time(), 10)
     assert (wish.path, [genre.name for genre in wish.genres]) == (track, ["Blues"])
-    [run] = store.list_runs()
+    [run] = list_runs(store).rows
     assert (run.command, run.done) == ("daemon", 1)
     assert run.finished is not None
 
@@ -93,7 +94,7 @@ def test_what_is_not_sure_waits_for_a_person(store: Store, music: Path) -> None:
     assert "below 0.50" in (job.message or "")
     assert track.read_bytes() == before
     assert wanted.due(time.time(), 10) == []
-    assert store.list_runs() == []  # nothing came of it
+    assert list_runs(store).rows == ()  # nothing came of it
 
 
 def test_each_kind_of_trouble_ends_as_it_should(store: Store, music: Path) -> None:
