@@ -169,11 +169,6 @@ class Residents(Generic[T]):
         finally:
             self._busy.discard(thread)
 
-    def clear(self) -> None:
-        """Drop all that nobody uses."""
-        with self._changed:
-            self._drop([name for name, one in self._residents.items() if not one.users])
-
     def _take(self, name: str, size: int, load: Callable[[], T]) -> _Resident[T]:
         with self._changed:
             since = time.monotonic()
