@@ -156,12 +156,10 @@ def evaluate_progressive(
         held = read_held_out(spec)
     else:
         held = read_installed(options.taxonomy, options.profile, config.models.folder)
-    known = costs.load_costs(config, ensemble.fingerprint)
+    known, ours = costs.load_costs(config, ensemble.fingerprint)
     seconds = known.seconds([stage.name for stage in spec.stages])
     judgement = judge(held, spec, seconds, known.decode)
-    show_judgement(
-        judgement, known, ours=known.fingerprint == ensemble.fingerprint, as_json=as_json
-    )
+    show_judgement(judgement, known, ours=ours, as_json=as_json)
     if out is not None:
         write_judgement(judgement, known, full_path(out))
 

@@ -213,9 +213,10 @@ def save_costs(path: Path, costs: Costs) -> None:
         raise StoreError(f"{printable(path)}: cannot be written: {error}") from error
 
 
-def load_costs(config: Config, fingerprint: str) -> Costs:
+def load_costs(config: Config, fingerprint: str) -> tuple[Costs, bool]:
     """Return what was measured here for the ensemble of `fingerprint`, else what is shipped.
 
+    And whether it was measured here.
     A file of ours for other models is passed over. Raises StoreError for one that cannot be read,
     ModelError where the package has no costs of this ensemble.
     """
@@ -230,8 +231,8 @@ def load_costs(config: Config, fingerprint: str) -> Costs:
             "run reclass-plex calibrate, which writes it anew"
         ) from error
     if own is not None and own.fingerprint == fingerprint:
-        return own
-    return shipped_costs(config.ensemble.taxonomy, config.ensemble.profile)
+        return own, True
+    return shipped_costs(config.ensemble.taxonomy, config.ensemble.profile), False
 
 
 def shipped_costs(taxonomy: str, profile: str, file: Path = SHIPPED) -> Costs:

@@ -154,10 +154,10 @@ def test_costs_of_other_models_give_way_to_those_that_are_shipped(tmp_path: Path
     path = costs.costs_path(options)
     shipped = costs.shipped_costs("gtzan", "cpu")
     assert shipped.seconds(STAGES) == [shipped.stages[name] for name in STAGES]
-    assert costs.load_costs(options, "mine") == shipped
+    assert costs.load_costs(options, "mine") == (shipped, False)
     costs.save_costs(path, measured("mine"))
-    assert costs.load_costs(options, "mine") == measured("mine")
-    assert costs.load_costs(options, "newer") == shipped
+    assert costs.load_costs(options, "mine") == (measured("mine"), True)
+    assert costs.load_costs(options, "newer") == (shipped, False)
     with pytest.raises(ModelError, match="no costs of mert are known"):
         shipped.seconds(["mert"])
     with pytest.raises(ModelError, match=r"profile deep, are not known; run"):
