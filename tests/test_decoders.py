@@ -97,6 +97,7 @@ def test_no_file_is_to_blame_for_a_start_that_takes_long(
 ) -> None:
     path = track(tmp_path, "good")
     monkeypatch.setattr("reclass_plex.decoders._START_SECONDS", 0.2)  # of computing, nearly all
+    monkeypatch.setenv("HOSTILE_START", "3")
     with pytest.raises(RetryLater):
         decoders.digest(path)
     monkeypatch.undo()

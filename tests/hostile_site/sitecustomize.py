@@ -6,6 +6,7 @@ Python imports a module of this name by itself. No real file is known that does 
 import os
 import signal
 import sys
+import time
 
 
 def _fall(event: str, args: tuple[object, ...]) -> None:
@@ -28,3 +29,5 @@ def _fall(event: str, args: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_fall)
+while time.process_time() < float(os.environ.get("HOSTILE_START", "0")):
+    pass  # it takes as long to be there
