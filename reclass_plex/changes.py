@@ -202,8 +202,9 @@ def find_changes(
     A file that moved is found by its audio and its bytes. `path` is a file or a folder,
     `track_ids` are of at most some hundred tracks.
     """
+    taken: set[Path] = set()
     entries = [
-        replace(entry, path=_locate(store, entry))
+        replace(entry, path=_locate(store, entry, taken))
         for entry in store.changes(run_id=run_id, since=since, track_ids=track_ids)
     ]
     wanted: set[Path] = set()
@@ -227,12 +228,18 @@ def with_real(paths: Iterable[Path]) -> set[Path]:
     return {one for path in paths for one in (path, Path(os.path.realpath(path)))}
 
 
-def _locate(store: Store, entry: JournalEntry) -> Path:
-    """Return where the changed file is: where it was, or where it is known to have moved."""
+def _locate(store: Store, entry: JournalEntry, taken: set[Path]) -> Path:
+    """Return where the changed file is: where it was, or where it is known to have moved.
+
+    Of several that moved and are the same each is a place of its own: those `taken` are left out.
+    """
     if not os.path.lexists(entry.path):
-        for path in store.paths_of(entry.digest):
+        for path in store.places_of(entry):
+            if path in taken:
+                continue
             with suppress(FileError, OSError), open_regular(path) as file:
                 if hash_file(file).hex() == entry.after_hash:
+                    taken.add(path)
                     return path
     return entry.path
 

@@ -654,6 +654,21 @@ class Store:
             query = sa.select(tracks.c.path).where(tracks.c.digest == digest)
             return list(connection.execute(query).scalars())
 
+    def places_of(self, entry: JournalEntry) -> list[Path]:
+        """Return where the file of a change may have moved, existing or not.
+
+        That is no place of a file that was changed in the same way itself: a copy of this one.
+        """
+        own = tracks.c.id == entry.track_id
+        copies = sa.exists().where(
+            journal.c.track_id == tracks.c.id,
+            journal.c.state == "done",
+            journal.c.after_hash == entry.after_hash,
+        )
+        query = sa.select(tracks.c.path).where(tracks.c.digest == entry.digest, own | ~copies)
+        with self.transaction(write=False) as connection:
+            return list(connection.execute(query.order_by(~own, tracks.c.id)).scalars())
+
     def _entries(self, *conditions: sa.ColumnElement[bool]) -> list[JournalEntry]:
         query = (
             sa.select(

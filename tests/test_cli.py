@@ -431,6 +431,26 @@ def test_undo_restores_the_file_that_was_changed_not_another_with_the_same_song(
     assert (local / "b.mp3").read_bytes() == good
 
 
+def test_of_copies_that_moved_each_is_undone_by_itself(run: Any, music: Path) -> None:
+    good = (music / OTHER).read_bytes()
+    folder = music / "copies"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.mp3").write_bytes(good)
+    assert run("tag", folder, "--yes").status == 0
+    for name in "ab":
+        (folder / f"{name}.mp3").rename(folder / f"{name}{name}.mp3")
+    written = (folder / "aa.mp3").read_bytes()
+    assert written != good
+    result = run("undo", "--yes")  # nobody saw where they are: c.mp3 is none of them
+    assert (result.status, result.out.count("vanished")) == (1, 2)
+    assert (folder / "c.mp3").read_bytes() == good
+    assert [(folder / f"{name}.mp3").read_bytes() for name in ("aa", "bb")] == [written] * 2
+    assert run("tag", folder, "--yes").status == 0
+    assert run("undo", "--yes").status == 0
+    assert {path.read_bytes() for path in folder.iterdir()} == {good}
+
+
 def test_another_recording_under_the_same_name_is_left_alone(run: Any, music: Path) -> None:
     path = music / OTHER
     run("tag", path, "--yes")
