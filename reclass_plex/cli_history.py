@@ -176,12 +176,14 @@ def history(
     from reclass_plex.browse_history import RunRow, list_runs
 
     runs: list[RunRow] = []
+    cursor = None
     with Store.open(config.store.resolve()) as store:
-        page = list_runs(store, limit=min(limit, _PAGE))
-        runs += page.rows
-        while page.next is not None and len(runs) < limit:
-            page = list_runs(store, cursor=page.next, limit=min(limit - len(runs), _PAGE))
+        while len(runs) < limit:
+            page = list_runs(store, cursor=cursor, limit=min(limit - len(runs), _PAGE))
             runs += page.rows
+            cursor = page.next
+            if cursor is None:
+                break
     if as_json:
         for summary in runs:
             console.print_json(dict(vars(summary)))

@@ -120,8 +120,8 @@ def restore(path: Path, backup: Backup, *, now: float | None = None) -> Restored
                     _copy(source, new.with_name(new.name + part))
             Store.open(new, keep_former=False).close()
             there = any(path.with_name(path.name + part).exists() for part in _PARTS[:2])
-            if there:
-                path.touch(mode=0o600)  # its log may be all that is left of it
+            if there and not path.exists():  # its log is all that is left of it
+                path.touch(mode=0o600)
             taken = take_over(new, path, page_size=_page_size(new)) if there else None
             with Store.open(new, keep_former=False) as store:
                 store.start_run(RUN)  # it ends when the files were compared, whoever does that

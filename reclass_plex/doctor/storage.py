@@ -187,12 +187,16 @@ def _inspect_as(path: Path, how: str) -> _Found:
             row = database.execute("SELECT version_num FROM alembic_version").fetchone()
             schema = None if row is None else str(row[0])
         pending, began = 0, None
-        absent: tuple[Path, ...] = ()
+        stuck: list[tuple[bytes, int]] = []
         if "journal" in tables:
             count = "SELECT count(*) FROM journal WHERE state = 'pending'"
             pending = int(database.execute(count).fetchone()[0])
             began = database.execute("SELECT min(started) FROM runs").fetchone()[0]
         if "plex_wanted" in tables:
-            query = "SELECT path FROM plex_wanted WHERE state = 'stuck' ORDER BY path"
-            absent = tuple(Path(os.fsdecode(row[0])) for row in database.execute(query))
-    return _Found(faults, schema, pending, began, len(absent), absent[:NAMED])
+            query = (
+                "SELECT path, count(*) OVER () FROM plex_wanted WHERE state = 'stuck'"
+                " ORDER BY path LIMIT ?"
+            )
+            stuck = database.execute(query, [NAMED]).fetchall()
+    some_absent = tuple(Path(os.fsdecode(row[0])) for row in stuck)
+    return _Found(faults, schema, pending, began, stuck[0][1] if stuck else 0, some_absent)
